@@ -1,0 +1,1 @@
+"""The example service: a catalogue with orders, and one endpoint that hides a blocking call."""

@@ -1,0 +1,125 @@
+"""Futures and tasks of taut's own: whether this Python is known, and how asyncio lists them."""
+
+from __future__ import annotations
+
+import asyncio
+import asyncio.tasks
+import contextvars
+import itertools
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from . import _core
+
+
+class _Loop:
+    """Stands in for a loop: it keeps what is called soon."""
+
+    def __init__(self, debug: bool = False) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.debug = debug
+
+    def call_soon(self, callback: Any, *args: Any, context: Any = None) -> None:
+        self.calls.append((callback, *args))
+
+    def get_debug(self) -> bool:
+        return self.debug
+
+
+def _holds(one: Any, **fields: Any) -> bool:
+    """Whether a future or task has these values where src/binding/task.h says."""
+    return all(_core.task_field_is(one, name, value) for name, value in fields.items())
+
+
+def _futures_known() -> bool:
+    loop: Any = _Loop(debug=True)
+    context, callback, value, error = contextvars.Context(), print, object(), LookupError()
+    pending: Any = asyncio.Future(loop=loop)
+    known = _holds(pending, loop=loop, state=0, callback0=None, callbacks=0, blocking=0,
+                   result=None, exception=None, cancelled_exc=None,
+                   source_tb=pending._source_traceback)
+    for _ in range(3):
+        pending.add_done_callback(callback, context=context)
+    pending._asyncio_future_blocking = True
+    known &= _holds(pending, callback0=callback, context0=context, callbacks=2, blocking=1)
+    done: Any = asyncio.Future(loop=loop)
+    done.set_result(value)
+    known &= _holds(done, state=2, result=value, log_tb=0)
+    failed: Any = asyncio.Future(loop=loop)
+    try:
+        raise error
+    except LookupError:
+        failed.set_exception(error)
+    known &= _holds(failed, state=2, exception=error, exception_tb=error.__traceback__, log_tb=1)
+    failed._log_traceback = False
+    known &= _holds(failed, log_tb=0)
+    cancelled: Any = asyncio.Future(loop=loop)
+    cancelled.cancel("a message")
+    return known and _holds(cancelled, state=1, cancel_msg=cancelled._cancel_message)
+
+
+def _tasks_known() -> bool:
+    loop: Any = _Loop()
+    context, error = contextvars.Context(), asyncio.CancelledError()
+    waited: Any = asyncio.Future(loop=loop)
+
+    async def wait() -> None:
+        await waited
+
+    async def be_cancelled() -> None:
+        raise error
+
+    coro, unstarted = wait(), wait()  # all named: the program's first task is Task-1
+    task: Any = asyncio.Task(coro, loop=loop, name="waits", context=context)
+    known = _holds(task, loop=loop, state=0, coro=coro, name="waits", context=context, waiter=None,
+                   must_cancel=0, cancel_requested=0, log_destroy_pending=1)
+    loop.calls.pop()[0]()
+    known &= _holds(task, waiter=waited)
+    fresh: Any = asyncio.Task(unstarted, loop=loop, name="is cancelled")
+    fresh.cancel()
+    fresh.cancel()
+    known &= _holds(fresh, must_cancel=1, cancel_requested=2, coro=unstarted)
+    ended: Any = asyncio.Task(be_cancelled(), loop=loop, name="ends")
+    loop.calls.pop()[0]()
+    known &= _holds(ended, state=1, cancelled_exc=error)
+    for one in (task, fresh):
+        one._log_destroy_pending = False
+        known &= _holds(one, log_destroy_pending=0)
+        one.get_coro().close()
+    return known
+
+
+class _AllTasks:
+    """In the place of the set that asyncio.all_tasks() goes through: it and the tasks of taut's
+    own, which keep a list of themselves. What is added or discarded is the set's."""
+
+    def __init__(self, others: Any) -> None:
+        self._others = others
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.chain(list(self._others), _core.live_tasks())
+
+    def __len__(self) -> int:
+        return len(self._others) + len(_core.live_tasks())
+
+    def __contains__(self, task: object) -> bool:
+        return task in self._others or task in _core.live_tasks()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._others, name)
+
+
+def enable() -> bool:
+    """Let loops make tasks and futures of taut's own, where this Python's are known."""
+    wanted = os.environ.get("TAUT_TASKS") or "stdlib"
+    if wanted not in ("own", "stdlib"):
+        raise ImportError(f"TAUT_TASKS must be 'own' or 'stdlib', not {wanted!r}")
+    if not (_core.tasks_known() and _futures_known() and _tasks_known()):
+        return False
+    for name in ("_scheduled_tasks", "_all_tasks"):
+        if hasattr(asyncio.tasks, name):
+            setattr(asyncio.tasks, name, _AllTasks(getattr(asyncio.tasks, name)))
+            _core.tasks_enable(wanted == "own")
+            return True
+    return False

@@ -1,0 +1,424 @@
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "binding/frames.h"
+
+#define DEPTH_MAX 4096 /* of a walk; a longer chain is taken for a loop in stale memory */
+#define RETRIES_MAX 5
+/* A chain that changes while it is read often leads to nothing, or ends early: a generator that is
+ * about to run, or has just yielded, has no caller for a moment. */
+#define READS_MAX 40
+#define FILE_CHARS_MAX 1023
+#define NAME_CHARS_MAX 200
+#define LINETABLE_MAX (1 << 20)
+#define FRAME_BYTES_MAX 128
+#define WANTED_NONE UINT32_MAX
+
+static taut_frame_layout layout;
+static int layout_ok;
+
+#if PY_VERSION_HEX >= 0x030E0000
+/* The frames of this version are not known here: the doctor uses the GIL. */
+int taut_frame_layout_get(taut_frame_layout *out) {
+    return -1;
+}
+#endif
+
+/* One frame as it stands in memory, before anything is decoded. */
+typedef struct {
+    const char *frame, *code, *instr;
+    char owner;
+} raw_frame;
+
+typedef struct {
+    uint32_t depth;     /* all frames; the innermost TAUT_STACK_FRAMES_MAX are in `at` */
+    uint32_t wanted_at; /* WANTED_NONE: not seen */
+    raw_frame at[TAUT_STACK_FRAMES_MAX];
+} chain;
+
+static const void *pointer_at(const void *bytes, size_t offset) {
+    const void *p;
+    memcpy(&p, (const char *)bytes + offset, sizeof p);
+    return p;
+}
+
+static int read_current_frame(taut_peek *p, const char *tstate, pid_t native_id, const void **out) {
+    unsigned long id = 0;
+    if (taut_peek_read(p, &id, tstate + layout.tstate_native_id, sizeof id) < 0 ||
+        id != (unsigned long)native_id ||
+        taut_peek_read(p, out, tstate + layout.tstate_frame, sizeof *out) < 0)
+        return -1;
+    if (layout.cframe_frame < 0)
+        return 0;
+    return taut_peek_read(p, out, (const char *)*out + layout.cframe_frame, sizeof *out);
+}
+
+static int wants(const taut_frame_id *id) {
+    return id->frame != NULL || id->code != NULL;
+}
+
+static int is_wanted(const raw_frame *f, const taut_frame_id *id) {
+    return wants(id) && (id->frame == NULL || id->frame == f->frame) &&
+           (id->code == NULL || id->code == f->code) &&
+           (id->instr == NULL || id->instr == f->instr);
+}
+
+static int read_chain(taut_peek *p, const void *tstate, pid_t native_id, taut_frame_id wanted,
+                      chain *out) {
+    const void *frame;
+    char bytes[FRAME_BYTES_MAX];
+    out->depth = 0;
+    out->wanted_at = WANTED_NONE;
+    if (read_current_frame(p, tstate, native_id, &frame) < 0)
+        return -1;
+    for (int steps = 0; frame != NULL; steps++) {
+        if (steps == DEPTH_MAX || taut_peek_read(p, bytes, frame, layout.frame_size) < 0)
+            return -1;
+        raw_frame f = {.frame = frame,
+                       .code = pointer_at(bytes, layout.frame_code),
+                       .instr = pointer_at(bytes, layout.frame_instr),
+                       .owner = bytes[layout.frame_owner]};
+        frame = pointer_at(bytes, layout.frame_previous);
+        if (f.owner == layout.owner_skip)
+            continue;
+        if (out->depth < TAUT_STACK_FRAMES_MAX)
+            out->at[out->depth] = f;
+        if (out->wanted_at == WANTED_NONE && is_wanted(&f, &wanted))
+            out->wanted_at = out->depth;
+        out->depth++;
+    }
+    return 0;
+}
+
+static uint32_t chain_kept(const chain *c) {
+    return c->depth < TAUT_STACK_FRAMES_MAX ? c->depth : TAUT_STACK_FRAMES_MAX;
+}
+
+static int same_frame(const raw_frame *a, const raw_frame *b) {
+    return a->frame == b->frame && a->code == b->code && a->instr == b->instr &&
+           a->owner == b->owner;
+}
+
+static int same_chain(const chain *a, const chain *b) {
+    if (a->depth != b->depth)
+        return 0;
+    for (uint32_t i = 0; i < chain_kept(a); i++)
+        if (!same_frame(&a->at[i], &b->at[i]))
+            return 0;
+    return 1;
+}
+
+/* How many frames from the root on are the same in both: those were suspended in a call all the
+ * time. The next frame, if it is the same call at another instruction, counts as well: it is the
+ * one that runs. Chains too deep to be kept whole are aligned by their depth. */
+static uint32_t stable_frames(const chain *a, const chain *b) {
+    uint32_t n = 0, max = a->depth < b->depth ? a->depth : b->depth;
+    for (; n < max; n++) {
+        uint32_t i = a->depth - 1 - n, j = b->depth - 1 - n;
+        if (i >= TAUT_STACK_FRAMES_MAX || j >= TAUT_STACK_FRAMES_MAX)
+            continue;
+        if (a->at[i].frame != b->at[j].frame || a->at[i].code != b->at[j].code)
+            return n;
+        if (a->at[i].instr != b->at[j].instr)
+            return n + 1;
+    }
+    return n;
+}
+
+/* Code units are two bytes in every version supported here. */
+static int line_of(taut_peek *p, const char *table, Py_ssize_t size, int line, Py_ssize_t unit) {
+    unsigned char buf[256];
+    Py_ssize_t base = 0, have = 0, unit_end = 0;
+    int computed = line, found = 0;
+    unsigned shift = 0, value = 0;
+    enum { ENTRY, VARINT, REST } at = REST;
+    for (Py_ssize_t i = 0; i < size; i++) {
+        if (i == base + have) {
+            base = i;
+            have = size - i < (Py_ssize_t)sizeof buf ? size - i : (Py_ssize_t)sizeof buf;
+            if (taut_peek_read(p, buf, table + i, (size_t)have) < 0)
+                return 0;
+        }
+        unsigned char b = buf[i - base];
+        if (b & 0x80) { /* the first byte of an entry: what came before is complete */
+            if (unit_end > unit)
+                return found;
+            unsigned kind = (b >> 3) & 15;
+            unit_end += (b & 7) + 1;
+            at = kind == 13 || kind == 14 ? VARINT : REST;
+            if (kind >= 10 && kind <= 12)
+                computed += (int)kind - 10;
+            found = kind == 15 ? 0 : computed;
+            shift = value = 0;
+        } else if (at == VARINT) {
+            value |= (b & 63u) << shift;
+            shift += 6;
+            if (!(b & 64)) {
+                computed += value & 1 ? -(int)(value >> 1) : (int)(value >> 1);
+                found = computed;
+                at = REST;
+            } else if (shift > 24) {
+                return 0;
+            }
+        }
+    }
+    return unit_end > unit ? found : 0;
+}
+
+static void put_utf8(taut_stack *s, uint32_t c) {
+    char *t = s->text + s->text_size;
+    if (c < 0x80) {
+        if (c < 0x20 || c == 0x7f)
+            c = '?'; /* no control characters of a file's name in a terminal */
+        t[0] = (char)c;
+        s->text_size += 1;
+    } else if (c < 0x800) {
+        t[0] = (char)(0xc0 | c >> 6);
+        t[1] = (char)(0x80 | (c & 63));
+        s->text_size += 2;
+    } else if (c < 0x10000) {
+        if (c >= 0xd800 && c < 0xe000)
+            c = 0xfffd;
+        t[0] = (char)(0xe0 | c >> 12);
+        t[1] = (char)(0x80 | (c >> 6 & 63));
+        t[2] = (char)(0x80 | (c & 63));
+        s->text_size += 3;
+    } else {
+        t[0] = (char)(0xf0 | (c >> 18 & 7));
+        t[1] = (char)(0x80 | (c >> 12 & 63));
+        t[2] = (char)(0x80 | (c >> 6 & 63));
+        t[3] = (char)(0x80 | (c & 63));
+        s->text_size += 4;
+    }
+}
+
+int taut_frames_copy_str(taut_peek *p, const void *object, size_t chars_max, taut_stack *s,
+                         uint32_t *offset) {
+    const char *str = object;
+    PyASCIIObject head;
+    unsigned char chunk[256];
+    if (taut_peek_read(p, &head, str, sizeof head) < 0 || head.ob_base.ob_type != &PyUnicode_Type ||
+        !head.state.compact || head.length < 0)
+        return -1;
+    size_t kind = head.state.kind;
+    if (kind != 1 && kind != 2 && kind != 4)
+        return -1;
+    const char *data =
+        str + (head.state.ascii ? sizeof(PyASCIIObject) : sizeof(PyCompactUnicodeObject));
+    Py_ssize_t length = head.length < (Py_ssize_t)chars_max ? head.length : (Py_ssize_t)chars_max;
+    if (s->text_size + (size_t)length * 4 + 1 > sizeof s->text)
+        return -1;
+    *offset = s->text_size;
+    Py_ssize_t per_chunk = (Py_ssize_t)(sizeof chunk / kind);
+    for (Py_ssize_t done = 0; done < length; done += per_chunk) {
+        Py_ssize_t n = length - done < per_chunk ? length - done : per_chunk;
+        if (taut_peek_read(p, chunk, data + (size_t)done * kind, (size_t)n * kind) < 0)
+            return -1;
+        for (Py_ssize_t i = 0; i < n; i++) {
+            uint32_t c = 0;
+            memcpy(&c, chunk + (size_t)i * kind, kind); /* little-endian, as every Linux here */
+            put_utf8(s, c);
+        }
+    }
+    s->text[s->text_size++] = '\0';
+    return 0;
+}
+
+uint32_t taut_frames_put_text(taut_stack *s, const char *text) {
+    size_t size = strlen(text) + 1;
+    uint32_t offset = s->text_size;
+    if (offset + size > sizeof s->text)
+        return offset - 1; /* the NUL that ends the text before */
+    memcpy(s->text + offset, text, size);
+    s->text_size += (uint32_t)size;
+    return offset;
+}
+
+/* 1: decoded to s->frames[s->count]; 0: not a frame that Python shows; -1: not a frame at all. */
+static int decode(taut_peek *p, const raw_frame *f, taut_stack *s) {
+    union {
+        PyCodeObject code; /* its public head; the instructions that follow are not read */
+        char bytes[offsetof(PyCodeObject, co_code_adaptive)];
+    } u;
+    const size_t head = offsetof(PyCodeObject, co_code_adaptive);
+    if (taut_peek_read(p, u.bytes, f->code, head) < 0 || Py_TYPE(&u.code) != &PyCode_Type)
+        return -1;
+    const char *start = f->code + head;
+    Py_ssize_t unit = (f->instr - start) / 2;
+    if (unit < -1 || unit >= Py_SIZE(&u.code))
+        return -1;
+    if (f->owner != layout.owner_generator && unit < u.code._co_firsttraceable)
+        return 0; /* still being set up, or a shim of the interpreter's own */
+    taut_frame *out = &s->frames[s->count];
+    if (taut_frames_copy_str(p, u.code.co_filename, FILE_CHARS_MAX, s, &out->file) < 0 ||
+        taut_frames_copy_str(p, u.code.co_qualname, NAME_CHARS_MAX, s, &out->name) < 0)
+        return -1;
+    struct {
+        PyVarObject head;
+        Py_hash_t hash;
+    } table;
+    out->line = 0;
+    const char *bytes = (const char *)u.code.co_linetable;
+    if (taut_peek_read(p, &table, bytes, sizeof table) == 0 &&
+        table.head.ob_base.ob_type == &PyBytes_Type && table.head.ob_size <= LINETABLE_MAX)
+        out->line = line_of(p, bytes + offsetof(PyBytesObject, ob_sval), table.head.ob_size,
+                            u.code.co_firstlineno, unit < 0 ? 0 : unit);
+    if (out->line <= 0) /* an instruction of the interpreter's own, such as at a call's start */
+        out->line = u.code.co_firstlineno;
+    return 1;
+}
+
+static void stack_reset(taut_stack *s) {
+    memset(s, 0, offsetof(taut_stack, frames));
+    s->text[0] = '\0';
+    s->text_size = 1; /* offset 0 is the empty text */
+}
+
+/* Decodes the frames of `c` from `first` (0: the innermost) on. */
+static void decode_chain(taut_peek *p, const chain *c, uint32_t first, taut_stack *s) {
+    s->wanted_seen = c->wanted_at != WANTED_NONE;
+    s->wanted_at = WANTED_NONE;
+    for (uint32_t i = first; i < chain_kept(c); i++) {
+        uint32_t text_size = s->text_size;
+        if (i == c->wanted_at)
+            s->wanted_at = s->count;
+        int rc = decode(p, &c->at[i], s);
+        if (rc > 0) {
+            s->count++;
+            continue;
+        }
+        s->text_size = text_size;
+        if (rc < 0)
+            s->omitted++;
+    }
+    s->omitted += c->depth - chain_kept(c);
+    if (s->wanted_at > s->count)
+        s->wanted_at = s->count;
+}
+
+int taut_frames_walk(const void *tstate, pid_t native_id, taut_frame_id wanted, taut_stack *out) {
+    taut_peek p;
+    chain a, b, *old = &a, *now = &b;
+    stack_reset(out);
+    if (!layout_ok || taut_peek_begin(&p, TAUT_PEEK_VM) < 0)
+        return TAUT_FRAMES_REFUSED;
+    out->mode = p.mode;
+    int have = 0, stable = 0, whole = 0, ok = 0;
+    for (int i = 0; i < READS_MAX && out->torn <= RETRIES_MAX && !stable; i++) {
+        ok = read_chain(&p, tstate, native_id, wanted, now) == 0;
+        whole = ok && (!wants(&wanted) || now->wanted_at != WANTED_NONE);
+        stable = have && whole && same_chain(old, now);
+        out->torn += have && whole && !stable;
+        have = whole ? have + 1 : 0;
+        if (!stable) {
+            chain *swap = old;
+            old = now;
+            now = swap;
+        }
+    }
+    /* Unless stable, `old` is the newer one after the last swap. */
+    if (stable) {
+        out->how = TAUT_STACK_STABLE;
+        decode_chain(&p, now, 0, out);
+    } else if (have > 1) { /* two good reads in a row, for what they have in common */
+        uint32_t n = stable_frames(now, old);
+        out->how = TAUT_STACK_APPROXIMATE;
+        decode_chain(&p, old, old->depth - n, out);
+    } else if (ok) { /* as it stands: the wanted frame is not there, as far as can be seen */
+        out->how = TAUT_STACK_APPROXIMATE;
+        decode_chain(&p, old, 0, out);
+    }
+    taut_peek_end(&p);
+    return out->count > 0 ? 0 : TAUT_FRAMES_NONE;
+}
+
+taut_frame_id taut_frames_current(const void *tstate) {
+    const void *frame;
+    if (!layout_ok || tstate == NULL)
+        return (taut_frame_id){NULL};
+    frame = pointer_at(tstate, layout.tstate_frame);
+    if (layout.cframe_frame >= 0)
+        frame = pointer_at(frame, (size_t)layout.cframe_frame);
+    while (frame != NULL && ((const char *)frame)[layout.frame_owner] == layout.owner_skip)
+        frame = pointer_at(frame, layout.frame_previous);
+    if (frame == NULL)
+        return (taut_frame_id){NULL};
+    return (taut_frame_id){.frame = frame,
+                           .code = pointer_at(frame, layout.frame_code),
+                           .instr = pointer_at(frame, layout.frame_instr)};
+}
+
+static int thread_is_known(const PyThreadState *tstate) {
+    PyThreadState *t = PyInterpreterState_ThreadHead(PyInterpreterState_Get());
+    while (t != NULL && t != tstate)
+        t = PyThreadState_Next(t);
+    return t != NULL;
+}
+
+static void put_gil_frame(taut_stack *s, PyFrameObject *f, PyCodeObject *code) {
+    taut_frame *out = &s->frames[s->count];
+    const char *file = PyUnicode_AsUTF8(code->co_filename);
+    const char *name = PyUnicode_AsUTF8(code->co_qualname);
+    if (file == NULL || name == NULL)
+        PyErr_Clear();
+    out->file = taut_frames_put_text(s, file != NULL ? file : "?");
+    out->name = taut_frames_put_text(s, name != NULL ? name : "?");
+    out->line = PyFrame_GetLineNumber(f);
+    s->count++;
+}
+
+int taut_frames_walk_gil(void *tstate, taut_frame_id wanted, taut_stack *out) {
+    uint32_t wanted_at = WANTED_NONE, depth = 0;
+    stack_reset(out);
+    if (!thread_is_known(tstate))
+        return TAUT_FRAMES_NONE;
+    PyFrameObject *f = PyThreadState_GetFrame(tstate);
+    while (f != NULL) {
+        PyCodeObject *code = PyFrame_GetCode(f);
+        if (wanted_at == WANTED_NONE && wanted.code != NULL && wanted.code == (const void *)code)
+            wanted_at = depth;
+        depth++;
+        if (out->count < TAUT_STACK_FRAMES_MAX)
+            put_gil_frame(out, f, code);
+        else
+            out->omitted++;
+        Py_DECREF(code);
+        PyFrameObject *back = PyFrame_GetBack(f);
+        Py_DECREF(f);
+        f = back;
+    }
+    out->how = TAUT_STACK_GIL;
+    out->wanted_seen = wanted_at != WANTED_NONE;
+    out->wanted_at = wanted_at < out->count ? wanted_at : out->count;
+    return out->count > 0 ? 0 : TAUT_FRAMES_NONE;
+}
+
+/* The walk of this very thread must say what the interpreter says. */
+static int walk_is_right(void) {
+    static taut_stack mine, theirs; /* with the GIL, and too big for a thread's stack */
+    PyThreadState *tstate = PyThreadState_Get();
+    if (taut_frames_walk_gil(tstate, (taut_frame_id){NULL}, &theirs) < 0)
+        return 1; /* called from C with no Python frame: nothing to compare */
+    if (taut_frames_walk(tstate, (pid_t)syscall(SYS_gettid), (taut_frame_id){NULL}, &mine) < 0 ||
+        mine.how != TAUT_STACK_STABLE || mine.count != theirs.count)
+        return 0;
+    for (uint32_t i = 0; i < mine.count; i++) {
+        const taut_frame *a = &mine.frames[i], *b = &theirs.frames[i];
+        if (a->line != b->line || strncmp(mine.text + a->name, theirs.text + b->name, 64) != 0)
+            return 0;
+    }
+    return 1;
+}
+
+int taut_frames_init(void) {
+    if (layout_ok)
+        return 0;
+    if (taut_frame_layout_get(&layout) < 0 || layout.frame_size > FRAME_BYTES_MAX)
+        return -1;
+    layout_ok = 1;
+    layout_ok = walk_is_right();
+    return layout_ok ? 0 : -1;
+}

@@ -1,0 +1,348 @@
+/* What a report says: the evidence of a stall taken on the watchdog's thread, and its text. Nothing
+ * here needs the GIL, except where the kernel refuses every other way. */
+#include "binding/watch.h"
+#include "binding/stall_hint.h"
+#include "binding/task_name.h"
+
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "io/private_fds.h"
+#include "io/sys.h"
+
+#define TEXT_MAX (40 * 1024)
+#define PATH_SHOWN_MAX 1024
+
+_Atomic int taut_stall_own_to_stderr = 1;
+
+static struct {
+    char library[TAUT_STALL_LIBRARIES_MAX][PATH_SHOWN_MAX];
+    int libraries;
+} paths;
+
+/* Of the latest capture: the watchdog has one thread and reports right after it captured. */
+static struct {
+    taut_stack stack;
+    int have_stack, refused;
+    uint32_t site_at;
+    uint64_t stack_hash;
+    char cause[512];
+    char state; /* of the loop's thread, as in /proc/self/task/N/stat */
+    char text[TEXT_MAX];
+    size_t text_size;
+} now;
+
+void taut_stall_library_add(const char *directory) {
+    size_t size = strlen(directory);
+    while (size > 1 && directory[size - 1] == '/')
+        size--;
+    if (size <= 1 || size + 2 > PATH_SHOWN_MAX || paths.libraries == TAUT_STALL_LIBRARIES_MAX)
+        return;
+    char *to = paths.library[paths.libraries++];
+    memcpy(to, directory, size);
+    memcpy(to + size, "/", 2);
+}
+
+static int is_library(const char *file) {
+    if (strncmp(file, "<frozen ", 8) == 0 || strstr(file, "/site-packages/") != NULL ||
+        strstr(file, "/dist-packages/") != NULL)
+        return 1;
+    for (int i = 0; i < paths.libraries; i++)
+        if (strncmp(file, paths.library[i], strlen(paths.library[i])) == 0)
+            return 1;
+    return 0;
+}
+
+static uint64_t hash_bytes(uint64_t h, const void *bytes, size_t size) {
+    for (size_t i = 0; i < size; i++)
+        h = (h ^ ((const unsigned char *)bytes)[i]) * UINT64_C(1099511628211);
+    return h;
+}
+
+static uint64_t hash_frame(uint64_t h, const taut_stack *s, const taut_frame *f, int with_line) {
+    h = hash_bytes(h, s->text + f->file, strlen(s->text + f->file));
+    h = hash_bytes(h, s->text + f->name, strlen(s->text + f->name));
+    return with_line ? hash_bytes(h, &f->line, sizeof f->line) : h;
+}
+#define HASH_SEED UINT64_C(14695981039346656037)
+
+static uint64_t thread_cpu_ns(clockid_t clock) {
+    struct timespec ts;
+    if (clock_gettime(clock, &ts) < 0)
+        return 0;
+    return (uint64_t)ts.tv_sec * TAUT_NS_PER_S + (uint64_t)ts.tv_nsec;
+}
+
+static ssize_t read_proc(const char *path, char *text, size_t size) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    ssize_t n = taut_sys_read(fd, text, size - 1);
+    taut_sys_close(fd);
+    text[n > 0 ? n : 0] = '\0';
+    return n;
+}
+
+/* How long the thread was ready to run but had no CPU, in all; 0 where the kernel does not say. */
+static uint64_t thread_delay_ns(pid_t native_id) {
+    char path[64], text[96], *end;
+    snprintf(path, sizeof path, "/proc/self/task/%d/schedstat", (int)native_id);
+    if (read_proc(path, text, sizeof text) <= 0)
+        return 0;
+    (void)strtoull(text, &end, 10); /* the time on the CPU */
+    return strtoull(end, NULL, 10);
+}
+
+static taut_doctor_thread thread_of(taut_doctor_watch *w) {
+    pthread_mutex_lock(&w->lock);
+    taut_doctor_thread t = w->thread;
+    pthread_mutex_unlock(&w->lock);
+    return t;
+}
+
+void taut_stall_suspect(void *ctx) {
+    taut_doctor_watch *w = ctx;
+    taut_doctor_thread t = thread_of(w);
+    w->mark_ns = taut_sys_now_ns();
+    w->mark_cpu_ns = thread_cpu_ns(t.cpu_clock);
+    w->mark_delay_ns = thread_delay_ns(t.native_id);
+}
+
+/* 'R' (on a CPU or waiting for one), 'S', 'D', ...; 0 where the kernel does not say. */
+static char thread_state(pid_t native_id) {
+    char path[64], text[128];
+    snprintf(path, sizeof path, "/proc/self/task/%d/stat", (int)native_id);
+    if (read_proc(path, text, sizeof text) <= 0)
+        return 0;
+    const char *end = strrchr(text, ')'); /* the thread's name may contain anything */
+    return end != NULL && end[1] == ' ' ? end[2] : 0;
+}
+
+static unsigned percent_of(uint64_t part, uint64_t whole) {
+    if (whole == 0 || part > whole)
+        return whole == 0 ? 0 : 100;
+    return (unsigned)(part * 100 / whole);
+}
+
+static void find_cause(const taut_doctor_watch *w, const taut_doctor_thread *t) {
+    uint64_t wall = taut_sys_now_ns() - w->mark_ns;
+    unsigned cpu = percent_of(thread_cpu_ns(t->cpu_clock) - w->mark_cpu_ns, wall);
+    unsigned delay = percent_of(thread_delay_ns(t->native_id) - w->mark_delay_ns, wall);
+    char starved[64] = "", state = now.state = thread_state(t->native_id);
+    const char *what = "";
+    if (delay >= 20)
+        snprintf(starved, sizeof starved, ", waiting for a free CPU %u %%", delay);
+    if (atomic_load_explicit(&w->target.pulse->in_gc, memory_order_relaxed))
+        what = "a garbage collection runs: ";
+    else if (state == 'R' && cpu + delay >= 10)
+        what = "it computes: ";
+    else if ((state == 'S' || state == 'D') && cpu <= 50)
+        what = "it is blocked: ";
+    snprintf(now.cause, sizeof now.cause, "%son the CPU %u %% of the time%s", what, cpu, starved);
+}
+
+/* Only loops of ours publish what they call. */
+static void add_task(const taut_pulse *p) {
+    uint32_t name;
+    size_t size = strlen(now.cause);
+    const void *current = atomic_load_explicit(&p->current, memory_order_relaxed);
+    if (taut_task_name_read(current, &now.stack, &name) == 0)
+        snprintf(now.cause + size, sizeof now.cause - size, ", in task '%s'",
+                 now.stack.text + name);
+}
+
+/* The walk that needs the GIL comes too late to be proof if the loop has moved on meanwhile. */
+static int walk_with_gil(taut_doctor_watch *w, const taut_doctor_thread *t) {
+    taut_pulse *p = w->target.pulse;
+    uint64_t sequence = atomic_load_explicit(&p->sequence, memory_order_relaxed);
+    if (!Py_IsInitialized())
+        return TAUT_FRAMES_NONE;
+    PyGILState_STATE held = PyGILState_Ensure();
+    int rc = taut_frames_walk_gil(t->tstate, t->runner, &now.stack);
+    if (atomic_load_explicit(&p->sequence, memory_order_relaxed) != sequence)
+        rc = TAUT_FRAMES_NONE;
+    PyGILState_Release(held);
+    return rc;
+}
+
+/* The innermost frame of the user's own, inside the loop's run; else the innermost of all. */
+static uint32_t find_site(const taut_stack *s) {
+    uint32_t end = s->wanted_seen ? s->wanted_at : s->count;
+    for (uint32_t i = 0; i < end; i++)
+        if (!is_library(s->text + s->frames[i].file))
+            return i;
+    return 0;
+}
+
+/* As in the traceback, but short where the file is below the current directory. */
+static const char *shown_path(const char *file) {
+    static char cwd[PATH_SHOWN_MAX]; /* the watchdog's thread only */
+    size_t size;
+    if (file[0] != '/' || getcwd(cwd, sizeof cwd) == NULL)
+        return file;
+    size = strlen(cwd);
+    return size > 1 && strncmp(file, cwd, size) == 0 && file[size] == '/' ? file + size + 1 : file;
+}
+
+static void say_site(char *to, size_t room, const taut_frame *f, int exact) {
+    const char *file = shown_path(now.stack.text + f->file);
+    size_t size = strlen(file);
+    if (now.stack.wanted_seen && now.stack.wanted_at == 0) {
+        /* The runner's frame is the innermost: no callback is being run. */
+        snprintf(to, room, "in the event loop itself%s",
+                 now.state == 'S' ? ", most likely waiting for the GIL" : "");
+        return;
+    }
+    snprintf(to, room, "%s %s%.200s:%d in %.80s", exact ? "at" : "near", size > 200 ? "..." : "",
+             size > 200 ? file + size - 200 : file, f->line, now.stack.text + f->name);
+}
+
+uint64_t taut_stall_capture(void *ctx, taut_stall *s) {
+    taut_doctor_watch *w = ctx;
+    taut_doctor_thread t = thread_of(w);
+    int rc = taut_frames_walk(t.tstate, t.native_id, t.runner, &now.stack);
+    if (rc == TAUT_FRAMES_REFUSED) {
+        rc = walk_with_gil(w, &t);
+        s->late = 1;
+        now.refused = 1;
+    }
+    now.have_stack = rc == 0;
+    if (w->runner_needed && (!now.have_stack || !now.stack.wanted_seen))
+        return 0;
+    find_cause(w, &t);
+    add_task(w->target.pulse);
+    if (!now.have_stack) {
+        snprintf(s->label, sizeof s->label, "at an unknown place");
+        now.stack_hash = 1;
+        return 1;
+    }
+    int exact = now.stack.how != TAUT_STACK_APPROXIMATE;
+    now.site_at = find_site(&now.stack);
+    const taut_frame *f = &now.stack.frames[now.site_at];
+    say_site(s->label, sizeof s->label, f, exact);
+    now.stack_hash = HASH_SEED;
+    for (uint32_t i = 0; i < now.stack.count; i++)
+        now.stack_hash = hash_frame(now.stack_hash, &now.stack, &now.stack.frames[i], i > 0);
+    return hash_frame(HASH_SEED, &now.stack, f, now.site_at > 0 || exact) | 1;
+}
+
+__attribute__((format(printf, 1, 2))) static void say(const char *format, ...) {
+    va_list args;
+    size_t left = TEXT_MAX - now.text_size;
+    va_start(args, format);
+    int n = vsnprintf(now.text + now.text_size, left, format, args);
+    va_end(args);
+    if (n > 0)
+        now.text_size += (size_t)n < left ? (size_t)n : left - 1;
+}
+
+static void say_duration(char *to, size_t size, uint64_t ns) {
+    if (ns < 10 * TAUT_NS_PER_MS)
+        snprintf(to, size, "%.1f ms", (double)ns / 1e6);
+    else if (ns < TAUT_NS_PER_S)
+        snprintf(to, size, "%.0f ms", (double)ns / 1e6);
+    else
+        snprintf(to, size, ns < 100 * TAUT_NS_PER_S ? "%.2f s" : "%.0f s", (double)ns / 1e9);
+}
+
+/* One write: lines of several processes on one stderr stay whole (a pipe takes 4 KiB at once). */
+static void write_stderr(const char *text, size_t size) {
+    (void)taut_private_fds_write(STDERR_FILENO, text, size); /* nobody is left to tell */
+}
+
+static int to_stderr(const taut_doctor_watch *w) {
+    return w->id == 0 ? atomic_load_explicit(&taut_stall_own_to_stderr, memory_order_relaxed)
+                      : w->to_stderr;
+}
+
+static void say_stack(const taut_doctor_thread *t) {
+    const taut_stack *s = &now.stack;
+    if (!now.have_stack) {
+        say("%s", now.refused
+                      ? "  No stack: the kernel lets no thread read this process's memory, and "
+                        "the\n  interpreter's lock (GIL) was not free before the stall was over.\n"
+                      : "  No stack: the frames changed at each look.\n");
+        return;
+    }
+    say("  Stack of thread %d (most recent call last%s):\n", (int)t->native_id,
+        s->how == TAUT_STACK_GIL ? "; taken with the GIL: no other way is permitted here" : "");
+    if (s->omitted > 0)
+        say("    ... %u outer frames\n", s->omitted);
+    for (uint32_t i = s->count; i-- > 0;) {
+        const taut_frame *f = &s->frames[i];
+        say("    File \"%s\", line %d, in %s%s\n", s->text + f->file, f->line, s->text + f->name,
+            i == 0 && s->how == TAUT_STACK_APPROXIMATE ? "  (about here: bytecode is running)"
+                                                       : "");
+    }
+}
+
+void taut_stall_report(void *ctx, const taut_stall *s, uint64_t unshown) {
+    taut_doctor_watch *w = ctx;
+    taut_doctor_thread t = thread_of(w);
+    char lasted[32];
+    say_duration(lasted, sizeof lasted, s->now_ns - s->since_ns);
+    now.text_size = 0;
+    say("taut: loop stalled for %s (still running) %s", lasted, s->label);
+    if (s->reports > 0 && now.stack_hash == w->shown_hash) {
+        say(", %s; same stack\n", now.cause);
+    } else {
+        say("\n  %s", now.cause);
+        if (unshown > 0)
+            say("; %llu more stalls here since the last report", (unsigned long long)unshown);
+        say("\n");
+        const char *hint = now.have_stack ? taut_stall_hint(&now.stack, now.site_at) : NULL;
+        if (hint != NULL)
+            say("  Hint: %s.\n", hint);
+        say_stack(&t);
+    }
+    w->shown_hash = now.stack_hash;
+    if (to_stderr(w))
+        write_stderr(now.text, now.text_size);
+    taut_stall_queue_put(&(taut_stall_event){
+        .kind = s->reports == 0 ? TAUT_STALL_BEGAN : TAUT_STALL_LASTS,
+        .watch_id = w->id,
+        .thread_id = t.native_id,
+        .duration_ns = s->now_ns - s->since_ns,
+        .threshold_ns = s->threshold_ns,
+        .unshown = unshown,
+        .site_at = now.site_at,
+        .label = s->label,
+        .cause = now.cause,
+        .stack = now.have_stack ? &now.stack : NULL,
+    });
+}
+
+void taut_stall_ended(void *ctx, const taut_stall *s) {
+    taut_doctor_watch *w = ctx;
+    char line[TAUT_STALL_LABEL_MAX + 96], lasted[32];
+    say_duration(lasted, sizeof lasted, s->now_ns - s->since_ns);
+    int n = snprintf(line, sizeof line, "taut: loop stall ended after %s %s\n", lasted, s->label);
+    if (to_stderr(w))
+        write_stderr(line, (size_t)n);
+    taut_stall_queue_put(&(taut_stall_event){.kind = TAUT_STALL_ENDED,
+                                             .watch_id = w->id,
+                                             .thread_id = thread_of(w).native_id,
+                                             .duration_ns = s->now_ns - s->since_ns,
+                                             .threshold_ns = s->threshold_ns,
+                                             .label = s->label,
+                                             .cause = ""});
+}
+
+void taut_stall_unshown(void *ctx, const char *label, uint64_t count, uint64_t longest_ns) {
+    taut_doctor_watch *w = ctx;
+    char line[TAUT_STALL_LABEL_MAX + 96], longest[32];
+    say_duration(longest, sizeof longest, longest_ns);
+    int n = snprintf(line, sizeof line, "taut: %llu more stall%s %s, the longest %s\n",
+                     (unsigned long long)count, count == 1 ? "" : "s", label, longest);
+    if (to_stderr(w))
+        write_stderr(line, (size_t)n);
+    taut_stall_queue_put(&(taut_stall_event){.kind = TAUT_STALL_UNSHOWN,
+                                             .watch_id = w->id,
+                                             .duration_ns = longest_ns,
+                                             .unshown = count,
+                                             .label = label,
+                                             .cause = ""});
+}

@@ -1,0 +1,252 @@
+/* taut._core.Task: made, recycled, shown. What it does when it runs is in task_step.c. */
+#include "binding/task.h"
+
+#include <string.h>
+
+/* ---- made -------------------------------------------------------------------------------------
+ */
+
+/* "Task-7": up to 3.11 the name is a string from the start, later a number until asked for. */
+static PyObject *name_new(uint64_t number) {
+#if PY_VERSION_HEX >= 0x030C0000
+    return PyLong_FromUnsignedLongLong(number);
+#else
+    char digits[20];
+    size_t count = 0;
+    do
+        digits[count++] = (char)('0' + number % 10);
+    while ((number /= 10) > 0);
+    PyObject *name = PyUnicode_New((Py_ssize_t)(count + 5), 127);
+    if (name == NULL)
+        return NULL;
+    Py_UCS1 *text = PyUnicode_1BYTE_DATA(name);
+    memcpy(text, "Task-", 5);
+    for (text += 5; count > 0;)
+        *text++ = (Py_UCS1)digits[--count];
+    return name;
+#endif
+}
+
+static PyObject *name_from(taut_state *st, PyObject *given) {
+    if (given == NULL || given == Py_None)
+        return name_new(++st->own.count);
+    return PyUnicode_CheckExact(given) ? Py_NewRef(given) : PyObject_Str(given);
+}
+
+/* 0, or -1 with TypeError. */
+static int check_coroutine(taut_state *st, PyObject *coro) {
+    if (TAUT_LIKELY(PyCoro_CheckExact(coro)))
+        return 0;
+    PyObject *is = PyObject_CallOneArg(st->iscoroutine, coro);
+    int ok = is == NULL ? -1 : PyObject_IsTrue(is);
+    Py_XDECREF(is);
+    if (ok == 0)
+        PyErr_Format(PyExc_TypeError, "a coroutine was expected, got %R", coro);
+    return ok == 1 ? 0 : -1;
+}
+
+/* Everything that is not the future's part; -1 leaves it to the destructor. */
+static int task_fill(taut_state *st, taut_task *t, PyObject *coro, PyObject *name,
+                     PyObject *context) {
+    taut_aio_task *a = &t->aio;
+    TAUT_TASK_FLAG(a, log_destroy_pending) = 0;
+    if (check_coroutine(st, coro) < 0)
+        return -1;
+    Py_XSETREF(a->context, context == NULL || context == Py_None ? PyContext_CopyCurrent()
+                                                                 : Py_NewRef(context));
+    if (a->context == NULL)
+        return -1;
+    Py_CLEAR(a->waiter);
+    TAUT_TASK_FLAG(a, must_cancel) = 0;
+    a->cancel_requested = 0;
+    Py_XSETREF(a->coro, Py_NewRef(coro));
+    PyObject *own = name_from(st, name);
+    Py_XSETREF(a->name, own);
+    if (own == NULL)
+        return -1;
+    TAUT_TASK_FLAG(a, log_destroy_pending) = 1;
+    return 0;
+}
+
+PyObject *taut_task_new(taut_pyloop *lp, PyObject *coro, PyObject *name, PyObject *context) {
+    taut_state *st = lp->st;
+    taut_task *t;
+    if (st->own.task_free_count > 0) {
+        t = (taut_task *)PyObject_Init(st->own.task_freelist[--st->own.task_free_count],
+                                       st->own.task_type);
+        t->aio.fut.state = TAUT_FUTURE_PENDING;
+        t->aio.fut.blocking = 0;
+        TAUT_TASK_FLAG(&t->aio, log_destroy_pending) = 0;
+        taut_list_init(&t->link);
+        PyObject_GC_Track((PyObject *)t);
+    } else {
+        t = (taut_task *)st->own.task_type->tp_alloc(st->own.task_type, 0);
+        if (t == NULL)
+            return NULL;
+        taut_list_init(&t->link);
+    }
+    t->aio.fut.loop = Py_NewRef((PyObject *)lp);
+    t->lp = lp;
+    if (TAUT_UNLIKELY(lp->debug) &&
+        (t->aio.fut.source_tb = PyObject_CallNoArgs(st->extract_stack)) == NULL)
+        goto fail;
+    if (task_fill(st, t, coro, name, context) < 0 || taut_task_step_soon(t, NULL) < 0)
+        goto fail;
+    taut_list_append(&st->own.live, &t->link);
+    return (PyObject *)t;
+fail:
+    Py_DECREF((PyObject *)t);
+    return NULL;
+}
+
+static PyObject *task_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    taut_task *t = (taut_task *)type->tp_alloc(type, 0);
+    if (t == NULL)
+        return NULL;
+    taut_list_init(&t->link);
+    /* Up to 3.12 the base's methods take for granted that these are there. */
+    t->aio.coro = Py_NewRef(Py_None);
+    t->aio.name = Py_NewRef(Py_None);
+    t->aio.context = Py_NewRef(Py_None);
+    return (PyObject *)t;
+}
+
+/* The base's own constructor would queue the base's own step: only the future's part is its. */
+static int init_future(taut_state *st, taut_task *t, PyObject *loop) {
+    PyObject *none = PyTuple_New(0), *kwargs = Py_BuildValue("{sO}", "loop", loop);
+    int rc = none == NULL || kwargs == NULL
+                 ? -1
+                 : ((PyTypeObject *)st->future_type)->tp_init((PyObject *)t, none, kwargs);
+    Py_XDECREF(none);
+    Py_XDECREF(kwargs);
+    if (rc == 0 && taut_pyloop_has_own_call_soon(st, t->aio.fut.loop))
+        t->lp = (taut_pyloop *)t->aio.fut.loop;
+    return rc;
+}
+
+/* In all_tasks(): asyncio's own register has those of other loops. */
+static int task_register(taut_state *st, taut_task *t) {
+    if (t->lp != NULL) {
+        taut_list_unlink(&t->link);
+        taut_list_append(&st->own.live, &t->link);
+        return 0;
+    }
+    PyObject *done = PyObject_CallOneArg(st->register_task, (PyObject *)t);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
+static int task_init(PyObject *self, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"coro", "loop", "name", "context", "eager_start", NULL};
+    const char *format = PY_VERSION_HEX >= 0x030C0000 ? "O|$OOOp:Task" : "O|$OOO:Task";
+    taut_task *t = (taut_task *)self;
+    taut_state *st = taut_state_of_type(Py_TYPE(self));
+    PyObject *coro, *loop = Py_None, *name = NULL, *context = NULL;
+    int eager = 0;
+    if (PY_VERSION_HEX < 0x030C0000)
+        names[4] = NULL;
+    if (st == NULL || !PyArg_ParseTupleAndKeywords(args, kwargs, format, names, &coro, &loop, &name,
+                                                   &context, &eager))
+        return -1;
+    t->lp = NULL;
+    taut_list_unlink(&t->link);
+    TAUT_TASK_FLAG(&t->aio, log_destroy_pending) = 0;
+    if (init_future(st, t, loop) < 0 || task_fill(st, t, coro, name, context) < 0)
+        return -1;
+#if PY_VERSION_HEX >= 0x030C0000
+    if (eager && (eager = taut_task_loop_is_running(t)) < 0)
+        return -1;
+    if (eager)
+        return task_register(st, t) < 0 ? -1 : taut_task_start_eagerly(t);
+#endif
+    return taut_task_step_soon(t, NULL) < 0 ? -1 : task_register(st, t);
+}
+
+/* ---- gone ---------------------------------------------------------------------------------------
+ */
+
+static PyTypeObject *base_of(PyObject *self) {
+    taut_state *st = taut_state_of_type(Py_TYPE(self));
+    return (PyTypeObject *)st->task_type;
+}
+
+static int task_traverse(PyObject *self, visitproc visit, void *arg) {
+    PyTypeObject *base = base_of(self);
+    if (!PyType_HasFeature(base, Py_TPFLAGS_HEAPTYPE))
+        Py_VISIT(Py_TYPE(self));
+    return base->tp_traverse(self, visit, arg);
+}
+
+static int task_clear(PyObject *self) {
+    ((taut_task *)self)->lp = NULL;
+    return base_of(self)->tp_clear(self);
+}
+
+/* Before anything of it is taken apart nobody may come by it any more. */
+static void task_finalize(PyObject *self) {
+    taut_list_unlink(&((taut_task *)self)->link);
+    base_of(self)->tp_finalize(self);
+}
+
+/* Whether the base's finalizer has something to say. */
+static int has_last_words(const taut_task *t) {
+    return t->aio.fut.log_tb || (t->aio.fut.state == TAUT_FUTURE_PENDING &&
+                                 TAUT_TASK_FLAG(&t->aio, log_destroy_pending));
+}
+
+static void task_dealloc(PyObject *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    taut_state *st = taut_state_of_type(type);
+    taut_task *t = (taut_task *)self;
+    int exact = type == st->own.task_type;
+    taut_list_unlink(&t->link);
+    /* A subclass has called the finalizer. */
+    if (exact && has_last_words(t) && PyObject_CallFinalizerFromDealloc(self) < 0)
+        return;
+    PyObject_GC_UnTrack(self);
+    taut_weakrefs_clear(self);
+    (void)task_clear(self);
+    if (exact && st->own.task_free_count < TAUT_FREELIST_MAX && !PyObject_GC_IsFinalized(self))
+        st->own.task_freelist[st->own.task_free_count++] = self;
+    else
+        type->tp_free(self);
+    Py_DECREF((PyObject *)type);
+}
+
+void taut_task_freelists_clear(taut_state *st) {
+    while (st->own.future_free_count > 0)
+        PyObject_GC_Del(st->own.future_freelist[--st->own.future_free_count]);
+    while (st->own.task_free_count > 0)
+        PyObject_GC_Del(st->own.task_freelist[--st->own.task_free_count]);
+}
+
+/* ---- the type -----------------------------------------------------------------------------------
+ */
+
+static PyGetSetDef task_getset[] = {
+    {"_callbacks", taut_future_get_callbacks, NULL, "[(callback, context), ...], None when empty."},
+    {NULL},
+};
+
+PyDoc_STRVAR(task_doc, "Task(coro, *, loop=None, name=None, context=None)\n\n"
+                       "An asyncio.Task that a taut loop makes; from 3.12 on with eager_start=.");
+static PyType_Slot task_slots[] = {
+    {Py_tp_doc, (void *)task_doc},   {Py_tp_new, task_tp_new},    {Py_tp_init, task_init},
+    {Py_tp_traverse, task_traverse}, {Py_tp_clear, task_clear},   {Py_tp_finalize, task_finalize},
+    {Py_tp_dealloc, task_dealloc},   {Py_tp_getset, task_getset}, {0, NULL},
+};
+static PyType_Spec task_spec = {"taut._core.Task", sizeof(taut_task), 0,
+                                Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+                                task_slots};
+
+int taut_task_type_add(PyObject *module, taut_state *st) {
+    taut_list_init(&st->own.live);
+    if (((PyTypeObject *)st->task_type)->tp_basicsize != sizeof(taut_aio_task))
+        return 0; /* of a Python that is not known: asyncio's own tasks serve */
+    PyObject *bases = PyTuple_Pack(1, st->task_type);
+    if (bases == NULL)
+        return -1;
+    st->own.task_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &task_spec, bases);
+    Py_DECREF(bases);
+    return st->own.task_type == NULL ? -1 : PyModule_AddType(module, st->own.task_type);
+}

@@ -1,0 +1,104 @@
+/* taut._core.Future and Task: C subclasses of asyncio's own which use the base's fields as their
+ * storage. So everything that the base does by its fields (result(), add_done_callback(), cancel(),
+ * await, repr, finalizers) holds for them without a line here, bound or unbound, and an asyncio
+ * Task may await ours as ours may await asyncio's. What is new is the way from a result to the next
+ * step of a coroutine: no callback object, no Handle, no method call in between.
+ *
+ * The layout is one per CPython version; taut_tasks_enable() proves it on objects with known
+ * contents before any of these types is used. GIL held; a task's functions on its loop's thread. */
+#ifndef TAUT_BINDING_TASK_H
+#define TAUT_BINDING_TASK_H
+
+#include "base/list.h"
+#include "binding/compat.h"
+#include "binding/pyloop.h"
+
+enum { TAUT_FUTURE_PENDING, TAUT_FUTURE_CANCELLED, TAUT_FUTURE_FINISHED };
+
+/* The fields of _asyncio.Future ... */
+typedef struct {
+    PyObject_HEAD PyObject *loop, *callback0, *context0, *callbacks, *exception, *exception_tb,
+        *result, *source_tb, *cancel_msg;
+#if PY_VERSION_HEX >= 0x030D0000
+    PyObject *cancelled_exc;
+    int state;
+    unsigned log_tb : 1, blocking : 1, must_cancel : 1, log_destroy_pending : 1;
+#else
+    int state, log_tb, blocking;
+    PyObject *dict, *weaklist, *cancelled_exc;
+#endif
+} taut_aio_future;
+
+/* ... and of _asyncio.Task. */
+typedef struct {
+    taut_aio_future fut;
+#if PY_VERSION_HEX >= 0x030D0000
+    int cancel_requested;
+    PyObject *waiter, *coro, *name, *context;
+#define TAUT_TASK_FLAG(task, flag) ((task)->fut.flag)
+#else
+    PyObject *waiter, *coro, *name, *context;
+    int must_cancel, log_destroy_pending, cancel_requested;
+#define TAUT_TASK_FLAG(task, flag) ((task)->flag)
+#endif
+} taut_aio_task;
+
+typedef struct {
+    taut_aio_future aio;
+    taut_pyloop *lp; /* aio.loop (which owns it), when that is a loop of ours; else NULL */
+} taut_future;
+
+typedef struct {
+    taut_aio_task aio;
+    taut_pyloop *lp;
+    taut_list link; /* among all tasks that are not done */
+} taut_task;
+
+/* Future(loop=lp). NULL with an exception. */
+PyObject *taut_future_new(taut_pyloop *lp);
+/* Task(coro, loop=lp, name=name, context=context), the last two may be NULL; the first step is
+ * queued. NULL with an exception. */
+PyObject *taut_task_new(taut_pyloop *lp, PyObject *coro, PyObject *name, PyObject *context);
+/* _callbacks of either type. */
+PyObject *taut_future_get_callbacks(PyObject *self, void *closure);
+/* Queues what waits for `f`, which has just become done. `lp` is its loop. 0, or -1. */
+int taut_future_schedule(taut_pyloop *lp, taut_aio_future *f);
+/* Whether futures of `lp` may go the short way: not in debug mode, whose callbacks are timed, nor
+ * when call_soon() must refuse. */
+static inline int taut_future_is_native(const taut_pyloop *lp) {
+    return TAUT_LIKELY(lp != NULL) && !lp->debug && !lp->closed;
+}
+
+/* task_step.c: one step of the coroutine, into which `exc` (NULL: nothing) is thrown; and the step
+ * after `future` became done. The task's context is entered. 0, or -1 with an exception that has
+ * nobody to go to: KeyboardInterrupt, SystemExit, a step of a task that is done. */
+int taut_task_step(taut_task *t, PyObject *exc);
+int taut_task_wakeup(taut_task *t, PyObject *future);
+/* Queues a step. 0, or -1 with an exception. */
+int taut_task_step_soon(taut_task *t, PyObject *exc);
+/* Whether the task's loop runs: 1 or 0, or -1 with an exception. Then the first step at once, from
+ * within whatever runs now. 0, or -1 with an exception. */
+int taut_task_loop_is_running(taut_task *t);
+int taut_task_start_eagerly(taut_task *t);
+/* Steps as callables, for loops that are not ours and for debug mode; a new reference. */
+PyObject *taut_task_step_callable(taut_task *t);
+PyObject *taut_task_wakeup_callable(taut_task *t);
+extern PyMethodDef taut_task_step_def, taut_task_wakeup_def; /* of these callables */
+
+/* task_current.c: makes `t` what asyncio.current_task() returns, until something that is not a
+ * task's step runs. 0, or -1 with RuntimeError when another task is in the middle of a step. */
+int taut_task_enter(taut_pyloop *lp, taut_task *t);
+void taut_task_leave_slow(taut_pyloop *lp);
+static inline void taut_task_leave(taut_pyloop *lp) {
+    if (lp->current_task != NULL)
+        taut_task_leave_slow(lp);
+}
+
+/* The module's task_field_is(object, name, value), tasks_known() and tasks_enable(by_default). */
+PyObject *taut_task_field_is(PyObject *module, PyObject *args);
+PyObject *taut_tasks_known(PyObject *module, PyObject *unused);
+PyObject *taut_tasks_enable(PyObject *module, PyObject *by_default);
+/* live_tasks() -> list: every Task of ours that is not done. */
+PyObject *taut_live_tasks(PyObject *module, PyObject *unused);
+
+#endif
