@@ -23,7 +23,7 @@ def new_event_loop(tasks: Literal["own", "stdlib"] | None = None) -> Loop:
     It is not made the current loop of the thread. On platforms without taut's extension it is
     asyncio's loop, which is said once on stderr. `tasks`: "own" for futures and tasks of taut's
     own, subclasses of asyncio's which start and wake in less time; "stdlib" for asyncio's; None
-    (default) takes TAUT_TASKS of the environment, else "stdlib". On a Python whose tasks taut does
+    (default) takes TAUT_TASKS of the environment, else "own". On a Python whose tasks taut does
     not know they are asyncio's. Raises ValueError for other values, OSError when file descriptors
     are out.
     """

@@ -112,7 +112,7 @@ class _AllTasks:
 
 def enable() -> bool:
     """Let loops make tasks and futures of taut's own, where this Python's are known."""
-    wanted = os.environ.get("TAUT_TASKS") or "stdlib"
+    wanted = os.environ.get("TAUT_TASKS") or "own"
     if wanted not in ("own", "stdlib"):
         raise ImportError(f"TAUT_TASKS must be 'own' or 'stdlib', not {wanted!r}")
     if not (_core.tasks_known() and _futures_known() and _tasks_known()):

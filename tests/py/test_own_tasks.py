@@ -68,7 +68,7 @@ def test_which_tasks(python: Python) -> None:  # noqa: F811
         "    loop.run_until_complete(main())\n"
         "    loop.close()\n"
     )
-    for value, default in (("own", "taut._core"), ("stdlib", "_asyncio"), ("", "_asyncio")):
+    for value, default in (("own", "taut._core"), ("stdlib", "_asyncio"), ("", "taut._core")):
         done = python("-c", code, TAUT_TASKS=value)
         assert done.status == 0 and done.out.split() == [default, "taut._core", "_asyncio"], done
     done = python("-c", code, TAUT_TASKS="mine")
