@@ -142,7 +142,7 @@ def run_suite(suite: Suite, loop: str, only: list[str] | None, verbose: bool) ->
             continue
         alone = run_tests(suite, loop, [], [name]).results.get(name)
         if alone is not None and alone.outcome == "ok":
-            alone.flaky = True
+            alone.flaky, alone.detail = True, ours.results[name].detail
             ours.results[name] = alone
     verdict = judge(suite, ours, theirs, left)
     report(verdict, ours, theirs, verbose)
@@ -179,7 +179,8 @@ def report(verdict: dict[str, Any], ours: Run, theirs: Run, verbose: bool) -> No
         else:
             print(f"\n{mine.outcome.upper()}: {verdict['name']} {name}\n{mine.detail.rstrip()}")
     for name in verdict["flaky"]:
-        print(f"flaky (passed when run again): {verdict['name']} {name}")
+        print(f"flaky (passed when run again): {verdict['name']} {name}\n"
+              f"{ours.results[name].detail.rstrip()}")
     if verbose:
         for name, result in theirs.results.items():
             if result.outcome in BAD:
