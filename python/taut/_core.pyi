@@ -1,6 +1,7 @@
 # The extension module. The public face is taut, taut.Loop and taut.doctor; this here may change.
 
 import asyncio
+from concurrent.futures import Executor
 from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 from contextvars import Context
 from _socket import _Address
@@ -102,6 +103,9 @@ class Loop:
     ) -> asyncio.Task[_T]: ...
     def set_task_factory(self, factory: _TaskFactory | None, /) -> None: ...
     def get_task_factory(self) -> _TaskFactory | None: ...
+    def run_in_executor(
+        self, executor: Executor | None, func: Callable[[Unpack[_Ts]], _T], *args: *_Ts
+    ) -> asyncio.Future[_T]: ...
     def add_reader(
         self,
         fd: FileDescriptorLike,

@@ -187,9 +187,13 @@ class Loop(  # type: ignore[misc]  # typeshed: reuse_address, which CPython 3.11
 
     # ---- executors -----------------------------------------------------------------------------
 
-    run_in_executor = _Base.run_in_executor
+    _run_in_executor = _Base.run_in_executor
     set_default_executor = _Base.set_default_executor
     _check_default_executor = _Base._check_default_executor
+
+    def _wrap_future(self, source: Any) -> Any:
+        """What an executor's submit() has returned, if that is no plain future."""
+        return asyncio.wrap_future(source, loop=self)
 
     # ---- servers ---------------------------------------------------------------------------------
 

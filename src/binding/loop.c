@@ -179,11 +179,11 @@ static PyMemberDef loop_members[] = {
 static PyMethodDef loop_methods[METHODS_MAX];
 
 static void join_methods(void) {
-    PyMethodDef *tables[] = {taut_loop_run_methods,       taut_loop_call_methods,
-                             taut_loop_fd_methods,        taut_loop_sock_methods,
-                             taut_loop_resolve_methods,   taut_loop_transport_methods,
-                             taut_loop_read_pipe_methods, taut_loop_write_pipe_methods,
-                             taut_loop_sendfile_methods,  taut_loop_dgram_methods};
+    PyMethodDef *tables[] = {
+        taut_loop_run_methods,       taut_loop_call_methods,       taut_loop_fd_methods,
+        taut_loop_sock_methods,      taut_loop_resolve_methods,    taut_loop_transport_methods,
+        taut_loop_read_pipe_methods, taut_loop_write_pipe_methods, taut_loop_sendfile_methods,
+        taut_loop_dgram_methods,     taut_loop_executor_methods};
     size_t count = 0;
     for (size_t t = 0; t < sizeof tables / sizeof *tables; t++) {
         for (PyMethodDef *m = tables[t]; m->ml_name != NULL; m++) {

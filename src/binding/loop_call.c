@@ -144,15 +144,23 @@ static PyObject *loop_time(PyObject *self, PyObject *unused) {
 /* ---- futures ------------------------------------------------------------------------------- */
 
 /* Also when the loop's attribute was replaced. */
-int taut_pyloop_has_own_call_soon(taut_state *st, PyObject *loop) {
-    if (loop == NULL || !PyObject_TypeCheck(loop, st->loop_type))
-        return 0;
-    PyObject *method = PyObject_GetAttr(loop, st->str_call_soon);
+static int has_own(PyObject *loop, PyObject *name, PyCFunction function) {
+    PyObject *method = PyObject_GetAttr(loop, name);
     int ours = method != NULL && PyCFunction_CheckExact(method) &&
-               PyCFunction_GET_FUNCTION(method) == (PyCFunction)(void (*)(void))call_soon;
+               PyCFunction_GET_FUNCTION(method) == function;
     PyErr_Clear();
     Py_XDECREF(method);
     return ours;
+}
+
+int taut_pyloop_has_own_call_soon(taut_state *st, PyObject *loop) {
+    return loop != NULL && PyObject_TypeCheck(loop, st->loop_type) &&
+           has_own(loop, st->str_call_soon, (PyCFunction)(void (*)(void))call_soon);
+}
+
+int taut_pyloop_has_own_threadsafe(taut_pyloop *lp) {
+    return has_own((PyObject *)lp, lp->st->str_call_soon_threadsafe,
+                   (PyCFunction)(void (*)(void))call_soon_threadsafe);
 }
 
 /* {"loop": self}, new. The loop keeps one while it is open, since it would keep itself by it. */

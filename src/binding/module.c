@@ -33,7 +33,8 @@ static int module_exec(PyObject *module) {
         taut_transport_type_add(module, st) < 0 || taut_tls_type_add(module, st) < 0 ||
         taut_pipe_types_add(module, st) < 0 || taut_dgram_type_add(module, st) < 0 ||
         taut_server_type_add(module, st) < 0 || taut_op_type_add(module, st) < 0 ||
-        taut_child_type_add(module, st) < 0 || taut_process_pipe_type_add(module, st) < 0 ||
+        taut_executor_type_add(module, st) < 0 || taut_child_type_add(module, st) < 0 ||
+        taut_process_pipe_type_add(module, st) < 0 ||
         taut_process_transport_type_add(module, st) < 0 || taut_doctor_add(module, st) < 0)
         return -1;
     return 0;

@@ -4,9 +4,19 @@
 
 /* X(name): an interned string `st->str_<name>`. Add names here, alphabetically. */
 #define TAUT_NAMES(X)                                                                              \
+    X(FINISHED)                                                                                    \
+    X(PENDING)                                                                                     \
+    X(RUNNING)                                                                                     \
     X(_asyncio_future_blocking)                                                                    \
+    X(_default_executor)                                                                           \
+    X(_done_callbacks)                                                                             \
+    X(_exception)                                                                                  \
+    X(_executor_shutdown_called)                                                                   \
     X(_profiled)                                                                                   \
+    X(_result)                                                                                     \
+    X(_run_in_executor)                                                                            \
     X(_sslobj)                                                                                     \
+    X(_state)                                                                                      \
     X(_stop_serving)                                                                               \
     X(abort)                                                                                       \
     X(accept)                                                                                      \
@@ -14,6 +24,7 @@
     X(buffer_updated)                                                                              \
     X(call_exception_handler)                                                                      \
     X(call_soon)                                                                                   \
+    X(call_soon_threadsafe)                                                                        \
     X(cancel)                                                                                      \
     X(cipher)                                                                                      \
     X(close)                                                                                       \
@@ -22,8 +33,9 @@
     X(connection_lost)                                                                             \
     X(connection_made)                                                                             \
     X(context)                                                                                     \
-    X(datagram_received)                                                                           \
+    X(create_future)                                                                               \
     X(data_received)                                                                               \
+    X(datagram_received)                                                                           \
     X(do_handshake)                                                                                \
     X(done)                                                                                        \
     X(eof_received)                                                                                \
@@ -62,6 +74,7 @@
     X(set_result)                                                                                  \
     X(setblocking)                                                                                 \
     X(source_traceback)                                                                            \
+    X(submit)                                                                                      \
     X(throw)                                                                                       \
     X(transport)                                                                                   \
     X(unwrap)                                                                                      \

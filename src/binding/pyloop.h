@@ -103,6 +103,8 @@ void taut_pyloop_unhandled(taut_pyloop *lp, const char *message, const char *key
 int taut_pyloop_take_exit(taut_pyloop *lp);
 /* Whether `loop` is a taut_pyloop whose call_soon() is what it was made with. */
 int taut_pyloop_has_own_call_soon(taut_state *st, PyObject *loop);
+/* Whether loop.call_soon_threadsafe() is, too. */
+int taut_pyloop_has_own_threadsafe(taut_pyloop *lp);
 /* A new future of this loop (as loop.create_future()), NULL with an exception. */
 PyObject *taut_pyloop_new_future(taut_pyloop *lp);
 /* Set a future's outcome unless it is done already; swallow-proof: problems are reported through
@@ -129,6 +131,7 @@ extern PyMethodDef taut_loop_run_methods[];  /* loop_run.c: run_forever's core, 
 extern PyMethodDef taut_loop_call_methods[]; /* loop_call.c: call_*, create_task, time, ... */
 extern PyMethodDef taut_loop_fd_methods[];   /* loop_fd.c: add_reader ... */
 extern PyMethodDef taut_loop_sock_methods[]; /* loop_sock.c: sock_* */
+extern PyMethodDef taut_loop_executor_methods[];   /* loop_executor.c: run_in_executor */
 extern PyMethodDef taut_loop_resolve_methods[];    /* loop_resolve.c: getaddrinfo, getnameinfo */
 extern PyMethodDef taut_loop_transport_methods[];  /* transport.c: _make_socket_transport */
 extern PyMethodDef taut_loop_dgram_methods[];      /* dgram_transport.c: _make_datagram_transport */

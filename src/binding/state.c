@@ -56,6 +56,7 @@ int taut_state_traverse(taut_state *st, visitproc visit, void *arg) {
     Py_VISIT(st->ssl.unused_out);
     Py_VISIT(st->watchdog_type);
     Py_VISIT(st->op_type);
+    Py_VISIT(st->executor_call_type);
     Py_VISIT(st->child_type);
     Py_VISIT(st->process_pipe_type);
     Py_VISIT(st->process_transport_type);
@@ -92,6 +93,7 @@ int taut_state_clear(taut_state *st) {
     Py_CLEAR(st->ssl.unused_out);
     Py_CLEAR(st->watchdog_type);
     Py_CLEAR(st->op_type);
+    Py_CLEAR(st->executor_call_type);
     Py_CLEAR(st->child_type);
     Py_CLEAR(st->process_pipe_type);
     Py_CLEAR(st->process_transport_type);

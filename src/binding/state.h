@@ -13,6 +13,9 @@
 /* X(field, module, attribute): an object imported once at module start; NULL: the module. */
 #define TAUT_IMPORTS(X)                                                                            \
     X(future_type, "_asyncio", "Future")                                                           \
+    X(executor_future, "concurrent.futures", "Future")                                             \
+    X(convert_future_exc, "asyncio.futures", "_convert_future_exc")                                \
+    X(copy_future_state, "asyncio.futures", "_copy_future_state")                                  \
     X(task_type, "_asyncio", "Task")                                                               \
     X(base_transport, "asyncio.transports", "_FlowControlMixin")                                   \
     X(datagram_transport, "asyncio", "DatagramTransport")                                          \
@@ -44,7 +47,7 @@ typedef struct taut_state {
     PyTypeObject *dgram_type;
     PyTypeObject *tls_type, *read_pipe_type, *write_pipe_type;
     taut_task_names own; /* of the own futures and tasks */
-    PyTypeObject *watchdog_type, *op_type;
+    PyTypeObject *watchdog_type, *op_type, *executor_call_type;
     PyTypeObject *child_type, *process_pipe_type, *process_transport_type;
     /* What _asyncio passes to call_soon for a task's step and wake-up; see ready.h. */
     PyTypeObject *task_step_type, *task_wakeup_type;
@@ -87,6 +90,7 @@ int taut_dgram_type_add(PyObject *module, taut_state *st);
 int taut_tls_type_add(PyObject *module, taut_state *st);
 int taut_server_type_add(PyObject *module, taut_state *st);
 int taut_op_type_add(PyObject *module, taut_state *st);
+int taut_executor_type_add(PyObject *module, taut_state *st);
 int taut_doctor_add(PyObject *module, taut_state *st);
 
 #endif

@@ -1,0 +1,326 @@
+/* run_in_executor: the executor's future and the loop's, chained as asyncio.wrap_future() does it,
+ * without a Python frame or a lock per call. When the executor's is done, whichever thread that is
+ * puts one entry into the ring, under the GIL, and wakes the loop only if it waits: what comes back
+ * while a wake-up is under way shares it.
+ *
+ * Whatever is out of the ordinary (debug mode, a replaced call_soon_threadsafe, keywords, the first
+ * call) goes through asyncio's own method. */
+#include "binding/compat.h"
+#include "binding/pyloop.h"
+#include "binding/task.h"
+
+/* Called with nothing it completes the loop's future, from the ring; with a future, that is done.
+ */
+typedef struct {
+    PyObject_HEAD taut_pyloop *lp; /* owned, as is the rest */
+    PyObject *source;              /* the executor's; NULL once its outcome was passed on */
+    PyObject *future;              /* the loop's */
+    PyObject *context;             /* of who called */
+} executor_call;
+
+/* ---- the executor's future ------------------------------------------------------------------ */
+
+enum { SOURCE_PENDING, SOURCE_FINISHED, SOURCE_CANCELLED, SOURCE_ERROR = -1 };
+
+/* A future that is finished has the rest of its fields: whoever finds that, under the GIL, needs no
+ * lock to read them. */
+static int source_state(taut_state *st, PyObject *source) {
+    PyObject *state = PyObject_GetAttr(source, st->str__state);
+    if (state == NULL)
+        return SOURCE_ERROR;
+    int found = SOURCE_CANCELLED;
+    if (PyUnicode_Check(state)) {
+        if (PyUnicode_Compare(state, st->str_FINISHED) == 0)
+            found = SOURCE_FINISHED;
+        else if (PyUnicode_Compare(state, st->str_RUNNING) == 0 ||
+                 PyUnicode_Compare(state, st->str_PENDING) == 0)
+            found = SOURCE_PENDING;
+    }
+    Py_DECREF(state);
+    return found;
+}
+
+/* source.add_done_callback(call), for the very class of the standard library. Its lock keeps the
+ * state and the list of callbacks together while another thread completes it. That thread needs the
+ * GIL, too, which we have and do not let go of between the state and the list. */
+static int source_tell(taut_state *st, PyObject *source, PyObject *call) {
+    PyObject *list = PyObject_GetAttr(source, st->str__done_callbacks);
+    int state = list == NULL ? SOURCE_ERROR : source_state(st, source), rc = 1;
+    if (state == SOURCE_ERROR)
+        rc = -1;
+    else if (state == SOURCE_PENDING && PyList_CheckExact(list))
+        rc = PyList_Append(list, call);
+    Py_XDECREF(list);
+    if (rc <= 0)
+        return rc;
+    PyObject *done = PyObject_CallMethodOneArg(source, st->str_add_done_callback, call);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
+/* ---- the loop's future ----------------------------------------------------------------------- */
+
+static int is_own(taut_pyloop *lp, PyObject *future) {
+    return Py_IS_TYPE(future, lp->st->own.future_type) && taut_future_is_native(lp) &&
+           ((taut_future *)future)->lp == lp;
+}
+
+/* future.add_done_callback(call), for the case that it is cancelled. */
+static int future_tell(executor_call *call) {
+    taut_state *st = call->lp->st;
+    taut_aio_future *f = (taut_aio_future *)call->future;
+    if (is_own(call->lp, call->future) && f->state == TAUT_FUTURE_PENDING && f->callback0 == NULL &&
+        f->callbacks == NULL) {
+        f->callback0 = Py_NewRef((PyObject *)call);
+        f->context0 = Py_NewRef(call->context);
+        return 0;
+    }
+    PyObject *args[] = {call->future, (PyObject *)call, call->context};
+    PyObject *done = PyObject_VectorcallMethod(st->str_add_done_callback, args, 2, st->kw_context);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
+/* Consumes `result`. */
+static int future_finish(executor_call *call, PyObject *future, PyObject *result) {
+    taut_pyloop *lp = call->lp;
+    taut_aio_future *f = (taut_aio_future *)future;
+    int rc = 0;
+    if (is_own(lp, future) && f->state == TAUT_FUTURE_PENDING) {
+        if (f->callback0 == (PyObject *)call) { /* it was not cancelled: nothing to tell */
+            Py_CLEAR(f->callback0);
+            Py_CLEAR(f->context0);
+        }
+        f->result = result;
+        f->state = TAUT_FUTURE_FINISHED;
+        return taut_future_schedule(lp, f);
+    }
+    PyObject *done = PyObject_CallMethodOneArg(future, lp->st->str_set_result, result);
+    rc = done == NULL ? -1 : 0;
+    Py_XDECREF(done);
+    Py_DECREF(result);
+    return rc;
+}
+
+/* Exceptions of concurrent.futures become asyncio's. */
+static int future_fail(taut_state *st, PyObject *future, PyObject *raised) {
+    PyObject *exc = PyObject_CallOneArg(st->convert_future_exc, raised);
+    PyObject *done =
+        exc == NULL ? NULL : PyObject_CallMethodOneArg(future, st->str_set_exception, exc);
+    Py_XDECREF(exc);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
+/* ---- from one to the other ---------------------------------------------------------------------
+ */
+
+/* 1: the loop's future waits for an outcome; 0 or -1 with an exception. */
+static int future_waits(executor_call *call, PyObject *future) {
+    if (is_own(call->lp, future))
+        return ((taut_aio_future *)future)->state == TAUT_FUTURE_PENDING;
+    PyObject *done = PyObject_CallMethodNoArgs(future, call->lp->st->str_done);
+    int is = done == NULL ? -1 : PyObject_IsTrue(done);
+    Py_XDECREF(done);
+    return is < 0 ? -1 : !is;
+}
+
+static int copy_outcome(executor_call *call, PyObject *source, PyObject *future) {
+    taut_state *st = call->lp->st;
+    int state = source_state(st, source);
+    int waits = state == SOURCE_FINISHED ? future_waits(call, future) : 0;
+    if (state < 0 || waits < 0)
+        return -1;
+    if (state == SOURCE_FINISHED && waits) {
+        PyObject *raised = PyObject_GetAttr(source, st->str__exception);
+        PyObject *result = raised == NULL ? NULL : PyObject_GetAttr(source, st->str__result);
+        int rc = -1;
+        if (result != NULL && raised == Py_None)
+            rc = future_finish(call, future, Py_NewRef(result));
+        else if (result != NULL)
+            rc = future_fail(st, future, raised);
+        Py_XDECREF(raised);
+        Py_XDECREF(result);
+        return rc;
+    }
+    /* Cancelled on either side, or completed by somebody else, which fails as asyncio has it. */
+    PyObject *done = PyObject_CallFunctionObjArgs(st->copy_future_state, source, future, NULL);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
+/* On the loop: the outcome has come. */
+static int call_complete(executor_call *call) {
+    PyObject *source = call->source, *future = call->future;
+    call->source = call->future = NULL; /* source keeps the call: no cycle is to be left */
+    int rc = source == NULL || future == NULL ? 0 : copy_outcome(call, source, future);
+    Py_XDECREF(source);
+    Py_XDECREF(future);
+    return rc;
+}
+
+/* On any thread: the executor's future is done. */
+static int call_push(executor_call *call) {
+    taut_pyloop *lp = call->lp;
+    if (lp->closed || call->source == NULL)
+        return 0;
+    if (taut_pyloop_check_forked(lp) < 0 ||
+        taut_ready_call0(lp, (PyObject *)call, call->context) < 0)
+        return -1;
+    taut_pyloop_wake_if_waiting(lp);
+    return 0;
+}
+
+/* On the loop: its future is done, by a result or by cancel(). */
+static int call_check_cancel(executor_call *call) {
+    taut_state *st = call->lp->st;
+    PyObject *cancelled = PyObject_CallMethod(call->future, "cancelled", NULL);
+    int is = cancelled == NULL ? -1 : PyObject_IsTrue(cancelled);
+    Py_XDECREF(cancelled);
+    if (is <= 0 || call->source == NULL)
+        return is < 0 ? -1 : 0;
+    PyObject *source = Py_NewRef(call->source);
+    PyObject *done = PyObject_CallMethodNoArgs(source, st->str_cancel);
+    Py_XDECREF(done);
+    Py_DECREF(source);
+    return done == NULL ? -1 : 0;
+}
+
+static PyObject *call_tp_call(PyObject *self, PyObject *args, PyObject *kwargs) {
+    executor_call *call = (executor_call *)self;
+    PyObject *done = NULL;
+    if (!PyArg_UnpackTuple(args, "ExecutorCall", 0, 1, &done))
+        return NULL;
+    int rc = 0;
+    if (done == NULL)
+        rc = call_complete(call);
+    else if (done == call->future)
+        rc = call_check_cancel(call);
+    else
+        rc = call_push(call);
+    return rc < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+/* A future of the loop's, chained to `source`; new. */
+static PyObject *wrap(taut_pyloop *lp, PyObject *source) {
+    taut_state *st = lp->st;
+    executor_call *call = PyObject_GC_New(executor_call, st->executor_call_type);
+    if (call == NULL)
+        return NULL;
+    call->lp = (taut_pyloop *)Py_NewRef((PyObject *)lp);
+    call->source = Py_NewRef(source);
+    call->future = PyObject_CallMethodNoArgs((PyObject *)lp, st->str_create_future);
+    call->context = call->future == NULL ? NULL : PyContext_CopyCurrent();
+    PyObject_GC_Track((PyObject *)call);
+    PyObject *future = NULL;
+    if (call->context != NULL) {
+        future = Py_NewRef(call->future);
+        if (future_tell(call) < 0 || source_tell(st, source, (PyObject *)call) < 0)
+            Py_CLEAR(future);
+    }
+    Py_DECREF((PyObject *)call);
+    return future;
+}
+
+/* ---- the method ------------------------------------------------------------------------------ */
+
+/* The executor that is meant, new; NULL without an exception: asyncio's method is to find out. */
+static PyObject *executor_of(taut_pyloop *lp, PyObject *given) {
+    taut_state *st = lp->st;
+    if (given != Py_None)
+        return Py_NewRef(given);
+    PyObject *down = PyObject_GetAttr((PyObject *)lp, st->str__executor_shutdown_called);
+    PyObject *executor = NULL;
+    if (down == Py_False)
+        executor = PyObject_GetAttr((PyObject *)lp, st->str__default_executor);
+    Py_XDECREF(down);
+    if (executor == NULL)
+        PyErr_Clear();
+    else if (executor == Py_None)
+        Py_CLEAR(executor);
+    return executor;
+}
+
+static PyObject *run_in_executor(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                                 PyObject *kwnames) {
+    taut_pyloop *lp = (taut_pyloop *)self;
+    taut_state *st = lp->st;
+    PyObject *executor = NULL;
+    if (nargs >= 2 && kwnames == NULL && !lp->debug && !lp->closed &&
+        taut_pyloop_has_own_threadsafe(lp))
+        executor = executor_of(lp, args[0]);
+    if (executor == NULL) {
+        PyObject *base = PyObject_GetAttr(self, st->str__run_in_executor);
+        PyObject *future =
+            base == NULL ? NULL : PyObject_Vectorcall(base, args, (size_t)nargs, kwnames);
+        Py_XDECREF(base);
+        return future;
+    }
+    PyObject *submit = PyObject_GetAttr(executor, st->str_submit), *source = NULL, *future = NULL;
+    if (submit != NULL)
+        source = PyObject_Vectorcall(submit, args + 1, (size_t)(nargs - 1), NULL);
+    if (source != NULL && Py_IS_TYPE(source, (PyTypeObject *)st->executor_future))
+        future = wrap(lp, source);
+    else if (source != NULL)
+        future = PyObject_CallMethod(self, "_wrap_future", "O", source);
+    Py_XDECREF(source);
+    Py_XDECREF(submit);
+    Py_DECREF(executor);
+    return future;
+}
+
+/* ---- the type ---------------------------------------------------------------------------------
+ */
+
+static int call_traverse(PyObject *self, visitproc visit, void *arg) {
+    executor_call *call = (executor_call *)self;
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT((PyObject *)call->lp);
+    Py_VISIT(call->source);
+    Py_VISIT(call->future);
+    Py_VISIT(call->context);
+    return 0;
+}
+
+/* The loop stays: whoever calls a call that was cleared finds nothing to do. */
+static int call_clear(PyObject *self) {
+    executor_call *call = (executor_call *)self;
+    Py_CLEAR(call->source);
+    Py_CLEAR(call->future);
+    return 0;
+}
+
+static void call_dealloc(PyObject *self) {
+    executor_call *call = (executor_call *)self;
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    (void)call_clear(self);
+    Py_CLEAR(call->context);
+    Py_DECREF((PyObject *)call->lp);
+    type->tp_free(self);
+    Py_DECREF((PyObject *)type);
+}
+
+static PyType_Slot call_slots[] = {
+    {Py_tp_doc, "What passes the outcome of an executor's future on to the loop's."},
+    {Py_tp_call, call_tp_call},
+    {Py_tp_traverse, call_traverse},
+    {Py_tp_clear, call_clear},
+    {Py_tp_dealloc, call_dealloc},
+    {0, NULL},
+};
+static PyType_Spec call_spec = {
+    "taut._core.ExecutorCall", sizeof(executor_call), 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, call_slots};
+
+int taut_executor_type_add(PyObject *module, taut_state *st) {
+    st->executor_call_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &call_spec, NULL);
+    return st->executor_call_type == NULL ? -1 : 0;
+}
+
+PyMethodDef taut_loop_executor_methods[] = {
+    {"run_in_executor", (PyCFunction)(void (*)(void))run_in_executor, METH_FASTCALL | METH_KEYWORDS,
+     "run_in_executor(executor, func, *args) -> asyncio.Future\n\n"
+     "func(*args) in a concurrent.futures.Executor; None for the default one."},
+    {NULL},
+};
