@@ -1,17 +1,19 @@
 # The only two set-up commands are `make demo` and `make test`: both install what is missing.
-# PYTHON=... chooses the interpreter, FULL=1 makes `make test` do everything CI does.
+# PYTHON=... chooses the interpreter, FULL=1 makes `make test` do everything CI does; ARGS=... are
+# those of bench/py/run.py or compare.py (see their --help).
 SHELL := /bin/bash
 VENV := .venv
 PY := $(VENV)/bin/python
 export FULL
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench compat soak fuzz lint format clean
+.PHONY: help setup demo test bench bench-compare compat soak fuzz lint format clean
 
 help:
 	@echo 'make demo     a FastAPI service on asyncio, uvloop and taut, and a stall caught in the act'
 	@echo 'make test     every check in under ten minutes; FULL=1 for all that CI runs'
 	@echo 'make bench    the benchmarks; results go to bench/results'
+	@echo 'make bench-compare BASE=<commit>  what has become faster or slower since'
 	@echo "make compat   CPython's own asyncio test suites, other people's, and real programs, on taut"
 	@echo 'make soak     twice ten minutes under load, watching memory, fds, threads and references'
 	@echo 'make fuzz     libFuzzer on the C core, FUZZ_SECONDS=60 for each target'
@@ -31,7 +33,12 @@ test:
 
 bench:
 	@BENCH=1 tools/bootstrap.sh
-	@$(PY) bench/py/run.py
+	@$(PY) bench/py/run.py $(ARGS)
+
+bench-compare:
+	@test -n '$(BASE)' || { echo 'make bench-compare BASE=<commit> [ARGS=...]' >&2; exit 2; }
+	@BENCH=1 tools/bootstrap.sh
+	@$(PY) bench/py/compare.py '$(BASE)' $(ARGS)
 
 compat:
 	@COMPAT=1 tools/bootstrap.sh

@@ -10,7 +10,8 @@
 #   VENV    the virtual environment (default .venv)
 #   FULL=1  also what `make test FULL=1` needs (valgrind, clang)
 #   COMPAT=1  also CPython's own test package
-#   BENCH=1   also what the TLS part of `make bench` needs (OpenSSL's headers and command)
+#   BENCH=1   also what `make bench` needs (OpenSSL's headers and command, PostgreSQL, Redis,
+#             valgrind), and the rivals of rivals.txt that this machine can install
 #   TESTS=1   also what the C tests link (OpenSSL's headers)
 #   FUZZ=1    also what `make fuzz` needs (clang with its libFuzzer, OpenSSL's headers)
 #   STAGE   where to stop: system, venv or taut (default)
@@ -68,6 +69,10 @@ P
     fi
     if [ -n "${BENCH:-}" ]; then
         command -v openssl >/dev/null || echo openssl
+        command -v redis-server >/dev/null || echo redis-server
+        command -v postgres >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/postgres' \
+            >/dev/null || echo postgresql
+        command -v valgrind >/dev/null || [ -n "${FULL:-}" ] || echo valgrind
     fi
     if [ -n "${FUZZ:-}" ]; then
         [ -n "${FULL:-}" ] || command -v clang >/dev/null || echo clang
@@ -121,6 +126,22 @@ make_venv() {
     echo "$now" >"$stamp"
 }
 
+# Rivals without a wheel for this machine are not compared; that they are missing is said once.
+install_rivals() {
+    local stamp=$VENV/taut-rivals.stamp now rival
+    now=$(cat "$VENV/taut-venv.stamp" tools/rivals.txt | digest)
+    if [ "$(cat "$stamp" 2>/dev/null)" = "$now" ]; then
+        return 0
+    fi
+    while read -r rival; do
+        case $rival in '' | '#'*) continue ;; esac
+        "$VENV/bin/python" -m pip install --quiet --no-input --disable-pip-version-check \
+            --only-binary ':all:' "$rival" </dev/null >build/rivals.log 2>&1 ||
+            say "not compared, since it does not install here: $rival"
+    done <tools/rivals.txt
+    echo "$now" >"$stamp"
+}
+
 install_taut() {
     local stamp=$VENV/taut-install.stamp log tag now now_venv
     now_venv=$(cat "$VENV/taut-venv.stamp")
@@ -153,5 +174,6 @@ install_taut() {
 install_system_packages
 [ "$STAGE" != system ] || exit 0
 make_venv
+[ -z "${BENCH:-}" ] || install_rivals
 [ "$STAGE" != venv ] || exit 0
 install_taut

@@ -37,4 +37,4 @@ def main(port: int, pid: int, expected: int, tls: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(*(int(argument) for argument in sys.argv[1:4]), sys.argv[4:] == ["--tls"])
+    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:] == ["--tls"])

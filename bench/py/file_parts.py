@@ -7,17 +7,18 @@ import contextlib
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from host import CLIENT_CPU, Child, run_json
-from parts import FIXED, HERE, READY, YARDSTICK, Plan, progress, rotated
+from loops import without_tasks
+from plan import HERE, READY, YARDSTICK, Part, Plan, Runs, interleave, progress
 from report import Result, table
 from stats import ratio
 
 SIZE = 100_000_000
-WITHOUT = ("uvloop", "rloop")  # their sendfile() raises NotImplementedError
+WITHOUT = ("uvloop", "rloop", "rsloop")  # their sendfile() raises NotImplementedError
 TITLES = {
     "sendfile": "loop.sendfile() over TCP",
     "sock_sendfile": "loop.sock_sendfile()",
@@ -29,32 +30,35 @@ def command(kind: str, name: str, plan: Plan, file: Path) -> list[str]:
     if name == YARDSTICK:
         return [str(plan.peers / "file_epoll"), str(file)]
     over = [str(path) for path in plan.certificate] if kind.startswith("tls_") else []
-    return [sys.executable, str(HERE / "servers.py"), kind, name, *over, str(file)]
+    return [sys.executable, str(HERE / "servers.py"), kind, plan.loop_of(name), *over, str(file)]
 
 
-def measure(plan: Plan, kind: str, names: Sequence[str], file: Path) -> dict[str, list[Any]]:
-    rows: dict[str, list[Any]] = {name: [] for name in names}
+def measure(plan: Plan, result: Result, kind: str, names: Sequence[str], file: Path) -> Runs:
     with contextlib.ExitStack() as stack:
         servers = {
             name: stack.enter_context(
-                Child(command(kind, name, plan, file), ready=READY, env=FIXED)
+                Child(command(kind, name, plan, file), ready=READY, env=plan.env_of(name))
             )
             for name in names
         }
-        for number, name in rotated(names, plan.rounds + 1):
+
+        def once(name: str, _: int) -> dict[str, Any]:
             server = servers[name]
             fetch = [sys.executable, str(HERE / "fetch.py"), server.ready.group(1)]
             fetch += [str(server.pid), str(SIZE), *(["--tls"] if kind.startswith("tls_") else [])]
-            got = run_json(fetch, cpu=CLIENT_CPU, timeout_s=60)
-            if number > 0:  # the first is thrown away, as elsewhere
-                rows[name].append(got)
-    shown = ", ".join(f"{name} {rate(rows[name]):.0f}" for name in names)
+            return run_json(fetch, cpu=CLIENT_CPU, timeout_s=60)
+
+        # The first is thrown away, as elsewhere.
+        runs = interleave(result, kind, names, plan.rounds, once, discard=1)
+    result.keep(kind, runs)
+    shown = ", ".join(f"{name} {rate(runs[name]):.0f}" for name in runs)
     progress(f"{TITLES[kind]}: MB/s {shown}")
-    return rows
+    return runs
 
 
 def rate(runs: Sequence[Any]) -> float:
-    return SIZE / 1e6 / statistics.median(run["seconds"] for run in runs)
+    seconds: float = statistics.median(run["seconds"] for run in runs)
+    return SIZE / 1e6 / seconds
 
 
 def lines(rows: dict[str, list[Any]], reference: str) -> list[list[str]]:
@@ -71,20 +75,22 @@ def lines(rows: dict[str, list[Any]], reference: str) -> list[list[str]]:
 
 def run_sendfile(plan: Plan) -> Result:
     result = Result("sendfile", f"A file of {SIZE // 10**6} MB to one client on loopback")
-    loops = [name for name in plan.loops if name not in WITHOUT]
+    loops = [name for name in without_tasks(plan.loops) if name not in WITHOUT]
     kinds = list(TITLES) if plan.certificate else [k for k in TITLES if not k.startswith("tls_")]
-    result.data["cells"] = {}
     with tempfile.TemporaryDirectory(prefix="taut-bench-") as folder:
         file = Path(folder) / "file"
         file.write_bytes(bytes(range(250)) * (SIZE // 250))
         for kind in kinds:
-            bare = [YARDSTICK] if not kind.startswith("tls_") else []
+            bare = [YARDSTICK] if not kind.startswith("tls_") and not plan.variants else []
             names = [*bare, *loops]
-            rows = measure(plan, kind, names, file)
-            result.data["cells"][kind] = rows
-            head = ["server", "MB/s", "server CPU ms", f"time to {names[0]}", f"CPU to {names[0]}"]
-            result.add(f"## {TITLES[kind]}\n\n" + table(head, lines(rows, names[0])))
+            if not names or not plan.wants("sendfile", kind):
+                continue
+            runs = measure(plan, result, kind, names, file)
+            if runs:
+                first = next(iter(runs))
+                head = ["server", "MB/s", "server CPU ms", f"time to {first}", f"CPU to {first}"]
+                result.add(f"## {TITLES[kind]}\n\n" + table(head, lines(runs, first)))
     return result
 
 
-PARTS: dict[str, Callable[[Plan], Result]] = {"sendfile": run_sendfile}
+PARTS = {"sendfile": Part(run_sendfile, tuple(TITLES))}

@@ -234,7 +234,6 @@ def describe() -> dict[str, Any]:
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     return {
         "python": platform.python_version(),
-        "kernel": platform.release().split("-")[0],
         "cpu": model.group(1) if model else platform.machine(),
         "cpus": len(_CPUS),
         "load_average": round(os.getloadavg()[0], 2),

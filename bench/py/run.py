@@ -1,118 +1,175 @@
-"""`make bench`: every part of the benchmark, or those that are named.
+"""`make bench`: the whole benchmark, or the parts and rows that are named.
 
-The whole takes about 20 minutes on two CPUs; one part alone takes one to five. Results go to
-bench/results/<date>-<part>.{json,md}. The exit status is 1 when something failed to run; no figure
-changes it. Run it on a machine with nothing else to do: the load average is noted in the results.
+Results go to bench/results/<Python>/: <part>.md to read, <part>.json with every sample, and, made
+of all that is there, summary.md with the numbers to reach and summary.svg. A run of only some rows,
+or a --quick one, writes below build/ instead, unless --results says where. The exit status is 1
+when something of ours failed to run; no figure changes it. Run it on a machine with nothing else
+to do: the load average is noted in the results.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
+import fnmatch
+import importlib.util
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
+import app_parts
+import cells
+import count_parts
+import doctor_parts
 import file_parts
-import parts
+import memory_parts
+import sched_parts
 import spawn_parts
+import summary
 import tls_parts
 from host import ROOT, Failure, build_peers, end_on_sigterm, make_certificate
-from loops import AIOFASTNET, LOOPS, installed, over_tls
-from micro import WORKLOADS
-from parts import Plan
-from report import Result
+from loops import AIOFASTNET, LOOPS, OURS, installed, over_tls
+from plan import Part, Plan
+from report import default_folder
 
-PARTS: dict[str, Callable[[Plan], Result]] = {
-    **parts.PARTS, **file_parts.PARTS, **spawn_parts.PARTS, **tls_parts.PARTS,
+PARTS: dict[str, Part] = {
+    **sched_parts.PARTS, **app_parts.PARTS, **cells.PARTS, **file_parts.PARTS,
+    **spawn_parts.PARTS, **tls_parts.PARTS, **memory_parts.PARTS, **count_parts.PARTS,
+    **doctor_parts.PARTS,
+}  # fmt: skip
+#: Parts that need the certificate; files go without TLS, too.
+SECURED = {*tls_parts.PARTS, *file_parts.PARTS}
+#: What --quick does instead of the defaults: enough to see that everything runs.
+QUICK = {
+    "rounds": 2, "pairs": 4, "seconds": 0.2, "target_ms": 20, "idle": 1000, "tls_idle": 200,
+    "pending": 50_000,
 }  # fmt: skip
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; default: all")
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("only", nargs="*", metavar="ROW", help="the same as --only ROW...")
+    parser.add_argument("--only", nargs="+", dest="more", default=[], metavar="ROW",
+                        help="parts and rows, patterns among them; --list names them")  # fmt: skip
+    parser.add_argument("--list", action="store_true", help="the parts and their rows")
+    parser.add_argument("--quick", action="store_true", help="few short rounds: does it run?")
     parser.add_argument("--loops", help=f"of {','.join(LOOPS)}; default: those installed")
-    parser.add_argument("--workloads", help="micro: only these, with commas between")
-    parser.add_argument("--rounds", type=int, default=5, help="default %(default)s")
-    parser.add_argument("--pairs", type=int, default=40, help="watchdog; default %(default)s")
-    parser.add_argument("--seconds", type=float, default=0.6, help="of a load; default %(default)s")
+    parser.add_argument("--rounds", type=int, help="default 7")
+    parser.add_argument("--pairs", type=int, help="of the watchdog; default 30")
+    parser.add_argument("--seconds", type=float, help="of a load; default 0.5")
     parser.add_argument("--key", choices=("ec", "rsa"), default="ec", help="of TLS servers")
-    parser.add_argument("--tls-idle", type=int, default=2000, help="connections of that part")
+    parser.add_argument("--tls-idle", type=int, help="connections of that part; default 2000")
     parser.add_argument("--notes", default="", help="a sentence for the results")
-    parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results")
-    options = parser.parse_args()
-    options.parts = options.parts or list(PARTS)
+    parser.add_argument("--results", type=Path, help="the folder to write to")
+    options = parser.parse_args(argv)
+    options.only = [*options.only, *options.more]
+    options.target_ms, options.idle, options.pending = 80, 10_000, 1_000_000
+    for name, usual in (("rounds", 7), ("pairs", 30), ("seconds", 0.5), ("tls_idle", 2000)):
+        if getattr(options, name) is None:
+            setattr(options, name, QUICK[name] if options.quick else usual)
+    if options.quick:
+        for name in ("target_ms", "idle", "pending"):
+            setattr(options, name, QUICK[name])
+    known = {*PARTS, *(row for part in PARTS.values() for row in part.rows)}
+    for pattern in options.only:
+        if not fnmatch.filter(known, pattern):
+            parser.error(f"{pattern}: no such part or row (--list names them)")
     options.loops = options.loops.split(",") if options.loops else installed()
-    options.workloads = options.workloads.split(",") if options.workloads else list(WORKLOADS)
-    for given, known in (
-        (options.parts, PARTS),
-        (options.loops, installed()),
-        (options.workloads, WORKLOADS),
-    ):
-        for name in given:
-            if name not in known:
-                parser.error(f"{name}: not one of {', '.join(known)}")
+    for name in options.loops:
+        if name not in installed():
+            parser.error(f"{name}: not one of {', '.join(installed())}")
     if options.rounds < 1 or options.pairs < 1 or options.seconds <= 0:
         parser.error("rounds, pairs and seconds must be positive")
     if options.tls_idle < 2:
         parser.error("--tls-idle: the growth of memory needs two connections")
+    options.results = options.results or default_folder(options.quick or bool(options.only))
     return options
 
 
-def left_out(part: str, loops: list[str], peers: Path) -> str | None:
+def left_out(part: str, plan: Plan) -> str | None:
     """Why a part cannot run here."""
     if part in tls_parts.PARTS:
-        return tls_parts.left_out(peers)
-    if part in ("watchdog", "instructions") and "taut" not in loops:
-        return "taut is not installed"
-    if part == "instructions" and shutil.which("valgrind") is None:
-        return "valgrind is not installed"
+        return tls_parts.left_out(plan.peers)
+    if part in doctor_parts.PARTS and OURS not in plan.loops:
+        return f"{OURS} is not among the loops"
     return None
 
 
-def run_parts(options: argparse.Namespace, folder: Path) -> None:
-    """Run the parts; `folder` takes files that only this run needs."""
-    peers = build_peers()
+def wanted_parts(plan: Plan) -> list[str]:
+    return [
+        name for name, part in PARTS.items() if any(plan.wants(name, row) for row in part.rows)
+    ]
+
+
+def make_plan(options: argparse.Namespace, folder: Path) -> Plan:
+    """`folder` takes files that only this run needs."""
     plan = Plan(
-        options.loops, peers, options.rounds, options.pairs, options.seconds, options.workloads
-    )
-    reasons = {part: left_out(part, plan.loops, peers) for part in options.parts}
-    secured = {*tls_parts.PARTS, *file_parts.PARTS}  # files go without TLS, too
-    if not tls_parts.left_out(peers) and not secured.isdisjoint(options.parts):
-        plan = plan._replace(
-            certificate=make_certificate(options.key, folder),
-            key_kind=options.key,
-            tls_idle=options.tls_idle,
-        )
-    compared = over_tls(plan.loops)
-    absent = sorted({*LOOPS, AIOFASTNET} - {*plan.loops, *compared})
+        options.loops, build_peers(), options.rounds, options.pairs, options.seconds,
+        options.target_ms, tuple(options.only), tls_idle=options.tls_idle, idle=options.idle,
+        pending=options.pending,
+    )  # fmt: skip
+    if tls_parts.left_out(plan.peers) or SECURED.isdisjoint(wanted_parts(plan)):
+        return plan
+    certificate = make_certificate(options.key, folder)
+    return plan._replace(certificate=certificate, key_kind=options.key)
+
+
+def say_loops(plan: Plan) -> None:
+    compared = {*plan.loops, *over_tls(plan.loops)}
+    absent = [
+        f"{name} ({'not asked for' if importlib.util.find_spec(module) else 'not installed'})"
+        for name, module in {**LOOPS, AIOFASTNET: AIOFASTNET}.items()
+        if name not in compared
+    ]
     print(f"Loops: {', '.join(plan.loops)}; not compared: {', '.join(absent) or 'none'}.")
-    for part, reason in reasons.items():
-        if reason:
-            print(f"\n{part}: left out, {reason}.", flush=True)
+
+
+def run_parts(options: argparse.Namespace, folder: Path) -> bool:
+    """Run the parts; whether all of ours ran."""
+    plan = make_plan(options, folder)
+    say_loops(plan)
+    right = True
+    for name in wanted_parts(plan):
+        if reason := left_out(name, plan):
+            print(f"\n{name}: left out, {reason}.", flush=True)
             continue
-        print(f"\n{part} ...", flush=True)
-        path = PARTS[part](plan).write(options.results, options.notes)
-        print(f"\nwrote {path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}")
+        print(f"\n{name} ...", flush=True)
+        begin = time.monotonic()
+        result = PARTS[name].run(plan)
+        path = result.write(options.results, options.notes)
+        right = right and not any(failure["essential"] for failure in result.failures)
+        print(f"\nwrote {shown(path)} after {time.monotonic() - begin:.0f} s", flush=True)
+    for path in summary.write(options.results):
+        print(f"wrote {shown(path)}")
+    print("\n" + (options.results / "summary.md").read_text())
+    return right
+
+
+def shown(path: Path) -> Path:
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
 
 def main() -> int:
     options = parse_arguments()
+    if options.list:
+        for name, part in PARTS.items():
+            print(f"{name}: {' '.join(part.rows)}")
+        return 0
     end_on_sigterm()
     begin = time.monotonic()
     try:
         with tempfile.TemporaryDirectory(prefix="taut-bench-") as folder:
-            run_parts(options, Path(folder))
+            right = run_parts(options, Path(folder))
     except Failure as failure:
         print(f"bench: {failure}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("bench: interrupted", file=sys.stderr)
         return 130
-    print(f"\nDone in {time.monotonic() - begin:.0f} s.")
-    return 0
+    print(f"Done in {time.monotonic() - begin:.0f} s.")
+    return 0 if right else 1
 
 
 if __name__ == "__main__":

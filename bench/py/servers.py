@@ -5,6 +5,7 @@ the file that each connection gets."""
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib
 import signal
 import socket
@@ -32,9 +33,7 @@ class EchoProtocol(asyncio.Protocol):
 
 
 async def protocol(listener: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(EchoProtocol, sock=listener, backlog=4096)
-    _background.add(server)
+    await serve_tcp(listener, EchoProtocol)
 
 
 async def streams(listener: socket.socket) -> None:
@@ -77,14 +76,8 @@ async def sock(listener: socket.socket) -> None:
     tasks.add(loop.create_task(accept()))
 
 
-async def uvicorn(listener: socket.socket) -> None:
+async def serve_asgi(listener: socket.socket, app: Any) -> None:
     import uvicorn as package
-
-    headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(BODY))]
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": BODY})
 
     class Server(package.Server):
         def capture_signals(self) -> Any:  # main() ends this process itself
@@ -101,6 +94,23 @@ async def uvicorn(listener: socket.socket) -> None:
         await asyncio.sleep(0.01)
 
 
+async def uvicorn(listener: socket.socket) -> None:
+    headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(BODY))]
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": BODY})
+
+    await serve_asgi(listener, app)
+
+
+async def fastapi(listener: socket.socket) -> None:
+    """An endpoint that checks its parameters and answers with a model as JSON."""
+    from fastapi_app import app
+
+    await serve_asgi(listener, app)
+
+
 async def aiohttp(listener: socket.socket) -> None:
     from aiohttp import web
 
@@ -113,6 +123,16 @@ async def aiohttp(listener: socket.socket) -> None:
     await runner.setup()
     await web.SockSite(runner, listener, backlog=4096).start()
     _background.add(runner)
+
+
+async def websockets(listener: socket.socket) -> None:
+    from websockets.asyncio.server import ServerConnection, serve
+
+    async def echo(connection: ServerConnection) -> None:
+        async for message in connection:
+            await connection.send(message)
+
+    _background.add(await serve(echo, sock=listener, compression=None))
 
 
 class EchoDatagrams(asyncio.DatagramProtocol):
@@ -148,6 +168,48 @@ class HttpProtocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         del self.write
+
+
+class SiteProtocol(asyncio.Protocol):
+    """Pages /0, /1, ...: each a kilobyte, with links to some others."""
+
+    PAGES = 1000
+    LINKS = 10
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.write = transport.write  # type: ignore[attr-defined]
+        self.left = b""
+
+    def data_received(self, data: bytes) -> None:
+        *heads, self.left = (self.left + data).split(b"\r\n\r\n")
+        for head in heads:
+            self.write(site_page(int(head.split(b" ", 2)[1].strip(b"/") or b"0")))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del self.write
+
+
+@functools.cache
+def site_page(number: int) -> bytes:
+    """Whoever follows all links comes to every page, through the next one."""
+    count = SiteProtocol.PAGES
+    others = [number + 1, *(number * 7 + 31 * link for link in range(1, SiteProtocol.LINKS))]
+    body = "".join(f'<a href="/{other % count}">page</a>\n' for other in others).ljust(1024)
+    head = f"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: {len(body)}\r\n\r\n"
+    return (head + body).encode()
+
+
+async def serve_tcp(listener: socket.socket, made: Callable[[], asyncio.Protocol]) -> None:
+    loop = asyncio.get_running_loop()
+    _background.add(await loop.create_server(made, sock=listener, backlog=4096))
+
+
+async def http(listener: socket.socket) -> None:
+    await serve_tcp(listener, HttpProtocol)
+
+
+async def site(listener: socket.socket) -> None:
+    await serve_tcp(listener, SiteProtocol)
 
 
 class ClosingProtocol(asyncio.Protocol):
@@ -190,8 +252,7 @@ class FileProtocol(asyncio.Protocol):
 
 
 async def sendfile(listener: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    _background.add(await loop.create_server(FileProtocol, sock=listener, backlog=4096))
+    await serve_tcp(listener, FileProtocol)
 
 
 async def sock_sendfile(listener: socket.socket) -> None:
@@ -212,13 +273,20 @@ async def tls_sendfile(listener: socket.socket) -> None:
     await serve_tls(listener, FileProtocol)
 
 
+PROGRAMS = (uvicorn, fastapi, aiohttp, websockets)
+PEERS = (http, site)  # of the programs that are clients
 FILE_KINDS = (sendfile, sock_sendfile, tls_sendfile)
 TLS_KINDS = (tls_echo, tls_http, tls_handshake)
 KINDS: dict[str, Callable[[socket.socket], Awaitable[None]]] = {
     kind.__name__: kind
-    for kind in (protocol, streams, sock, udp, uvicorn, aiohttp, *TLS_KINDS, *FILE_KINDS)
+    for kind in (protocol, streams, sock, udp, *PROGRAMS, *PEERS, *TLS_KINDS, *FILE_KINDS)
 }
-PACKAGES = {"uvicorn": "uvicorn", "aiohttp": "aiohttp.web"}
+PACKAGES = {
+    "uvicorn": "uvicorn",
+    "fastapi": "fastapi_app",
+    "aiohttp": "aiohttp.web",
+    "websockets": "websockets.asyncio.server",
+}
 _background: set[Any] = set()
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from host import SERVER_CPU, run_json
-from parts import FIXED, HERE, Plan, progress, rotated
+from loops import without_tasks
+from plan import HERE, Part, Plan, Runs, interleave, progress
 from report import Result, table
 from stats import ratio
 
@@ -18,7 +19,7 @@ PROGRAM = "/bin/true"
 # Many short runs: whatever else goes on then hits all of a round alike.
 COUNT = 60
 SHORTER = {"uvloop": 20}  # it takes several milliseconds for each
-RUNS = 5  # in each round
+RUNS = 3  # in each round
 WITHOUT = ("rloop",)  # it has no subprocesses of its own
 
 
@@ -26,22 +27,26 @@ def command(name: str, plan: Plan, options: Sequence[str]) -> list[str]:
     count = str(SHORTER.get(name, COUNT))
     if name == YARDSTICK:
         return [str(plan.peers / "spawn"), count, PROGRAM]
-    return [sys.executable, str(HERE / "spawn.py"), name, count, PROGRAM, *options]
+    return [sys.executable, str(HERE / "spawn.py"), plan.loop_of(name), count, PROGRAM, *options]
 
 
 def measure(
-    plan: Plan, title: str, names: Sequence[str], options: Sequence[str]
-) -> dict[str, list[Any]]:
+    plan: Plan, result: Result, row: str, names: Sequence[str], options: Sequence[str]
+) -> Runs:
     """Each run on one CPU, with its children: what is left over for another one does not count."""
-    rows: dict[str, list[Any]] = {name: [] for name in names}
-    for _, name in rotated(names, plan.rounds * RUNS):
-        got = run_json(command(name, plan, options), cpu=SERVER_CPU, timeout_s=120, env=FIXED)
-        rows[name].append(got | {"cpu_us": got["parent_us"] + got["child_us"]})
+
+    def once(name: str, _: int) -> dict[str, Any]:
+        env = plan.env_of(name)
+        got = run_json(command(name, plan, options), cpu=SERVER_CPU, timeout_s=120, env=env)
+        return got | {"cpu_us": got["parent_us"] + got["child_us"]}
+
+    runs = interleave(result, row, names, plan.rounds * RUNS, once)
+    result.keep(row, runs)
     shown = ", ".join(
-        f"{name} {statistics.median(run['wall_us'] for run in rows[name]):.0f}" for name in names
+        f"{name} {statistics.median(run['wall_us'] for run in runs[name]):.0f}" for name in runs
     )
-    progress(f"{title}: us {shown}")
-    return rows
+    progress(f"{row}: us {shown}")
+    return runs
 
 
 def lines(rows: dict[str, list[Any]], reference: str) -> list[list[str]]:
@@ -58,22 +63,23 @@ def lines(rows: dict[str, list[Any]], reference: str) -> list[list[str]]:
 
 
 def run_spawn(plan: Plan) -> Result:
-    result = Result("spawn", f"Child processes: start {PROGRAM} and wait for its end")
-    loops = [name for name in plan.loops if name not in WITHOUT]
-    result.data["cells"] = {}
-    for title, names, options in (
-        ("standard streams inherited", [YARDSTICK, *loops], []),
-        ("three pipes, communicate()", loops, ["--pipes"]),
+    result = Result("processes", f"Child processes: start {PROGRAM} and wait for its end")
+    loops = [name for name in without_tasks(plan.loops) if name not in WITHOUT]
+    bare = [] if plan.variants else [YARDSTICK]
+    for row, title, names, options in (
+        ("processes", "standard streams inherited", [*bare, *loops], []),
+        ("processes_pipes", "three pipes, communicate()", loops, ["--pipes"]),
     ):
-        if not names:
+        if not names or not plan.wants("processes", row):
             continue
-        rows = measure(plan, title, names, options)
-        result.data["cells"][title] = rows
-        reference = names[0]
+        runs = measure(plan, result, row, names, options)
+        if not runs:
+            continue
+        reference = next(iter(runs))
         head = ["", "us each", "CPU us parent", "CPU us child"]
         head += [f"time to {reference}", f"CPU to {reference}"]
-        result.add(f"## {title}\n\n" + table(head, lines(rows, reference)))
+        result.add(f"## {title}\n\n" + table(head, lines(runs, reference)))
     return result
 
 
-PARTS: dict[str, Callable[[Plan], Result]] = {"spawn": run_spawn}
+PARTS = {"processes": Part(run_spawn, ("processes", "processes_pipes"))}

@@ -1,12 +1,14 @@
-"""Medians of ratios and their 95 % intervals, from runs that were measured in pairs."""
+"""Medians of ratios and their intervals, from runs that were measured in pairs."""
 
 from __future__ import annotations
 
 import math
 import random
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
+
+RESAMPLES = 2000
 
 
 class Ratio(NamedTuple):
@@ -17,35 +19,46 @@ class Ratio(NamedTuple):
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        places = 3 if self.value < 10 else 2
+        return f"{self.value:.{places}f} [{self.low:.{places}f}, {self.high:.{places}f}]"
 
 
-def ratio(ours: Sequence[float], reference: Sequence[float], resamples: int = 2000) -> Ratio:
+def bootstrap(
+    value: float, draw: Callable[[random.Random], float], level: float, resamples: int = RESAMPLES
+) -> Ratio:
+    """The interval between the outer quantiles of what `draw` makes of resampled rounds."""
+    rng = random.Random(resamples)  # the same input gives the same interval
+    drawn = sorted(draw(rng) for _ in range(resamples))
+    outside = (1 - level) / 2
+    low, high = drawn[int(resamples * outside)], drawn[math.ceil(resamples * (1 - outside)) - 1]
+    return Ratio(value, low, high)
+
+
+def paired(ours: Sequence[float], reference: Sequence[float]) -> list[float]:
     """Of runs measured side by side: a pair shares its round, and so the noise of its time."""
-    pairs = [a / b for a, b in zip(ours, reference, strict=True)]
-    rng = random.Random(len(pairs))  # the same input gives the same interval
-    medians = sorted(statistics.median(rng.choices(pairs, k=len(pairs))) for _ in range(resamples))
-    low, high = medians[int(resamples * 0.025)], medians[int(resamples * 0.975) - 1]
-    return Ratio(statistics.median(pairs), low, high)
+    return [a / b for a, b in zip(ours, reference, strict=True)]
 
 
-def _median_ratio(ours: Sequence[float], reference: Sequence[float]) -> float:
-    return statistics.median(a / b for a, b in zip(ours, reference, strict=True))
+def ratio(ours: Sequence[float], reference: Sequence[float], level: float = 0.95) -> Ratio:
+    """The median of ours/reference over the rounds."""
+    pairs = paired(ours, reference)
+    median = statistics.median
+    return bootstrap(median(pairs), lambda rng: median(rng.choices(pairs, k=len(pairs))), level)
 
 
 def geometric_mean(values: Sequence[float]) -> float:
     return math.exp(statistics.fmean(math.log(value) for value in values))
 
 
-def geometric_ratio(rows: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Ratio:
-    """The geometric mean, over workloads, of the median ratios; rounds are resampled."""
-    rng = random.Random(len(rows))
-    means = []
-    for _ in range(1000):
-        medians = []
-        for ours, reference in rows:
-            pairs = list(zip(ours, reference, strict=True))
-            medians.append(statistics.median(a / b for a, b in rng.choices(pairs, k=len(pairs))))
-        means.append(geometric_mean(medians))
-    means.sort()
-    return Ratio(geometric_mean([_median_ratio(a, b) for a, b in rows]), means[25], means[974])
+def geometric_ratio(
+    rows: Sequence[tuple[Sequence[float], Sequence[float]]], level: float = 0.95
+) -> Ratio:
+    """The geometric mean, over rows, of the median ratios; each row's rounds are resampled."""
+    pairs = [paired(ours, reference) for ours, reference in rows]
+
+    def mean(drawn: Sequence[Sequence[float]]) -> float:
+        return geometric_mean([statistics.median(row) for row in drawn])
+
+    return bootstrap(
+        mean(pairs), lambda rng: mean([rng.choices(row, k=len(row)) for row in pairs]), level, 1000
+    )

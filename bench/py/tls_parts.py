@@ -8,11 +8,13 @@ import importlib.metadata
 import shutil
 import ssl
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from cells import Cell, run_cells
 from loops import AIOFASTNET, over_tls
-from parts import Cell, Plan, measure_idle, run_cells
+from memory_parts import measure_idle
+from plan import Part, Plan
 from report import Result
 
 IN_FLIGHT = 16  # handshakes
@@ -41,25 +43,29 @@ def describe(plan: Plan) -> str:
     return text + f" aiofastnet {version} on uvloop, calling {engine}."
 
 
+OPEN = (
+    *(Cell("tls_echo", count, size) for size in (1024, 102400) for count in (10, 200)),
+    Cell("tls_http", 32, 0),
+)
+HANDSHAKES = (Cell("tls_handshake", IN_FLIGHT, 0),)
+
+
 def measure(plan: Plan, result: Result, cells: Sequence[Cell]) -> Result:
     result.add(describe(plan))
     run_cells(plan, result, cells)
-    runs = [run for cell in result.data["cells"] for rows in cell["runs"].values() for run in rows]
-    result.add(f"Negotiated: {', '.join(sorted({run['tls'] for run in runs}))}.")
+    result.add(f"Negotiated: {', '.join(sorted(set(result.data.get('negotiated', []))))}.")
     result.data["key"] = plan.key_kind
     return result
 
 
 def run_tls(plan: Plan) -> Result:
     result = Result("tls", "Over TLS: server CPU per request on open connections")
-    echo = [Cell("tls_echo", count, size) for size in (1024, 102400) for count in (10, 200)]
-    return measure(plan, result, [*echo, Cell("tls_http", 32, 0)])
+    return measure(plan, result, OPEN)
 
 
 def run_tls_handshake(plan: Plan) -> Result:
     """Connect, a full handshake, close; no session is resumed."""
-    result = Result("tls_handshake", "TLS: server CPU per full handshake")
-    return measure(plan, result, [Cell("tls_handshake", IN_FLIGHT, 0)])
+    return measure(plan, Result("tls_handshake", "TLS: server CPU per full handshake"), HANDSHAKES)
 
 
 def run_tls_idle(plan: Plan) -> Result:
@@ -70,8 +76,8 @@ def run_tls_idle(plan: Plan) -> Result:
     return measure_idle(plan, result, "tls_echo", over_tls(plan.loops), count)
 
 
-PARTS: dict[str, Callable[[Plan], Result]] = {
-    "tls": run_tls,
-    "tls_handshake": run_tls_handshake,
-    "tls_idle": run_tls_idle,
+PARTS = {
+    "tls": Part(run_tls, tuple(cell.row for cell in OPEN)),
+    "tls_handshake": Part(run_tls_handshake, tuple(cell.row for cell in HANDSHAKES)),
+    "tls_idle": Part(run_tls_idle, ("idle_tls_echo",)),
 }

@@ -87,10 +87,10 @@ def test_the_full_run_also_wants_valgrind_and_clang(tmp_path: Path) -> None:
     assert "install -y gcc libc6-dev valgrind clang" in said
 
 
-def test_the_benchmarks_also_want_openssl(tmp_path: Path) -> None:
+def test_the_benchmarks_also_want_openssl_and_servers(tmp_path: Path) -> None:
     status, said, _ = run(tmp_path, without={"gcc"}, uid=1000, BENCH="1")
     assert status == 1
-    assert "install -y gcc libc6-dev libssl-dev openssl" in said
+    assert "install -y gcc libc6-dev libssl-dev openssl redis-server" in said
 
 
 # A compiler that finds no header, and a clang that comes without its run-time libraries.
