@@ -58,6 +58,7 @@ SYSTEM_CALLS = {
 EXCEPTIONS: dict[tuple[str, str], str] = {
     ("allocation", "src/base/mem.c"): "the one place that allocates",
     ("system-call", "src/io/sys_linux.h"): "the seam itself",
+    ("system-call", "src/io/sys_direct.h"): "part of the seam",
     ("system-call", "src/io/sys_file.h"): "a part of the seam",
     ("system-call", "src/io/sys_pipe.h"): "a part of the seam",
     ("system-call", "src/io/loan.c"): "blocking modes, once per pipe transport: never simulated",

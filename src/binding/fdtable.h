@@ -35,6 +35,8 @@ typedef struct taut_fdentry {
     PyObject *transport;        /* borrowed: it clears this when it closes */
     int (*is_closing)(PyObject *transport);
     struct taut_pipe *pipe; /* registered under the number until somebody else asks for it */
+    uint64_t drained_turn;  /* the loop's turn in which sock_recv last got less than it asked for */
+    unsigned vain, skipped; /* tries to read after that, in the same turn, see fdtable_try_read */
 } taut_fdentry;
 
 typedef struct taut_fdtable {
@@ -65,7 +67,13 @@ int taut_fdtable_is_watched(taut_pyloop *lp, int fd);
  * by taut_pipe_step_aside. 0, or -1 with an exception. */
 int taut_fdtable_lend(taut_pyloop *lp, int fd, struct taut_pipe *pipe);
 void taut_fdtable_unlend(taut_pyloop *lp, int fd, struct taut_pipe *pipe);
-/* RuntimeError when an open transport has the number; `shown` is what the caller was given. */
+/* sock_recv of a number: whether to try at once. 0: it was drained in this very turn of the loop,
+ * and such tries have been in vain all the time (8 in a row; one of 64 is made all the same). Then
+ * what every try ended with is told: how much came of how much, -EAGAIN, or another error. */
+int taut_fdtable_try_read(taut_pyloop *lp, int fd);
+void taut_fdtable_tried_read(taut_pyloop *lp, int fd, ssize_t got, size_t asked);
+/* RuntimeError when an open transport has the number; `shown` is what the caller was given, NULL
+ * stands for the number. */
 int taut_fdtable_check_free(taut_pyloop *lp, int fd, PyObject *shown);
 /* Waits for readiness (TAUT_READ or TAUT_WRITE) of a foreign fd. Makes and stores w->future, the
  * caller takes its own reference. 0, or -1 with an exception. */

@@ -73,9 +73,14 @@ static int future_init(PyObject *self, PyObject *args, PyObject *kwargs) {
     return 0;
 }
 
+/* A future's loop knows sooner than its type. */
+static taut_state *state_of(PyObject *self) {
+    const taut_pyloop *lp = ((taut_future *)self)->lp;
+    return TAUT_LIKELY(lp != NULL) ? lp->st : taut_state_of_type(Py_TYPE(self));
+}
+
 static PyTypeObject *base_of(PyObject *self) {
-    taut_state *st = taut_state_of_type(Py_TYPE(self));
-    return (PyTypeObject *)st->future_type;
+    return (PyTypeObject *)state_of(self)->future_type;
 }
 
 static int future_traverse(PyObject *self, visitproc visit, void *arg) {
@@ -86,13 +91,14 @@ static int future_traverse(PyObject *self, visitproc visit, void *arg) {
 }
 
 static int future_clear(PyObject *self) {
+    PyTypeObject *base = base_of(self);
     ((taut_future *)self)->lp = NULL;
-    return base_of(self)->tp_clear(self);
+    return base->tp_clear(self);
 }
 
 static void future_dealloc(PyObject *self) {
     PyTypeObject *type = Py_TYPE(self);
-    taut_state *st = taut_state_of_type(type);
+    taut_state *st = state_of(self);
     int exact = type == st->own.future_type;
     /* The finalizer only reports an exception that nobody has seen. A subclass has called it. */
     if (exact && ((taut_future *)self)->aio.log_tb && PyObject_CallFinalizerFromDealloc(self) < 0)
@@ -105,6 +111,37 @@ static void future_dealloc(PyObject *self) {
     else
         type->tp_free(self);
     Py_DECREF((PyObject *)type);
+}
+
+/* ---- from C -------------------------------------------------------------------------------------
+ */
+
+int taut_future_finish(taut_pyloop *lp, PyObject *future, PyObject *result) {
+    taut_future *f = (taut_future *)future;
+    if (Py_TYPE(future) != lp->st->own.future_type || f->lp != lp || !taut_future_is_native(lp))
+        return 0;
+    if (f->aio.state != TAUT_FUTURE_PENDING)
+        return 1;
+    f->aio.result = Py_NewRef(result);
+    f->aio.state = TAUT_FUTURE_FINISHED;
+    return taut_future_schedule(lp, &f->aio) < 0 ? -1 : 1;
+}
+
+PySendResult taut_future_await(PyObject *future, int *begun, PyObject **result) {
+    taut_aio_future *f = (taut_aio_future *)future;
+    if (f->state == TAUT_FUTURE_PENDING && !*begun) {
+        *begun = f->blocking = 1;
+        *result = Py_NewRef(future);
+        return PYGEN_NEXT;
+    }
+    if (f->state == TAUT_FUTURE_PENDING) {
+        PyErr_SetString(PyExc_RuntimeError, "await wasn't used with future");
+        return PYGEN_ERROR;
+    }
+    *result = f->state == TAUT_FUTURE_FINISHED && f->exception == NULL
+                  ? Py_NewRef(f->result)
+                  : PyObject_CallMethod(future, "result", NULL);
+    return *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
 }
 
 /* ---- methods ------------------------------------------------------------------------------------

@@ -204,7 +204,11 @@ static void future_set(taut_pyloop *lp, PyObject *future, PyObject *method, PyOb
 }
 
 void taut_pyloop_future_result(taut_pyloop *lp, PyObject *future, PyObject *result) {
-    future_set(lp, future, lp->st->str_set_result, result);
+    int rc = taut_future_finish(lp, future, result);
+    if (rc == 0)
+        future_set(lp, future, lp->st->str_set_result, result);
+    else if (rc < 0)
+        taut_pyloop_unhandled(lp, "could not complete a future", "future", future);
 }
 
 void taut_pyloop_future_exception(taut_pyloop *lp, PyObject *future, PyObject *exc) {

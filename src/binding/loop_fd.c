@@ -6,6 +6,7 @@
 #include "binding/handle.h"
 #include "binding/pipe.h"
 #include "base/mem.h"
+#include <errno.h>
 
 /* ---- members: open transports and servers --------------------------------------------------- */
 
@@ -146,6 +147,7 @@ static taut_fdentry *entry_get(taut_pyloop *lp, int fd) {
         if (e == NULL)
             return (taut_fdentry *)PyErr_NoMemory();
         e->lp = lp;
+        e->drained_turn = UINT64_MAX;
         taut_list_init(&e->readers);
         taut_list_init(&e->writers);
         taut_watch_init(&e->watch, fd, on_event);
@@ -218,12 +220,34 @@ void taut_fdtable_unlend(taut_pyloop *lp, int fd, taut_pipe *pipe) {
         e->pipe = NULL;
 }
 
+#define VAIN_READS_MIN 8
+#define READS_PER_TRY 64
+
+int taut_fdtable_try_read(taut_pyloop *lp, int fd) {
+    taut_fdentry *e = entry_find(lp, fd);
+    return e == NULL || e->drained_turn != lp->core.turn || e->vain < VAIN_READS_MIN ||
+           ++e->skipped % READS_PER_TRY == 0;
+}
+
+void taut_fdtable_tried_read(taut_pyloop *lp, int fd, ssize_t got, size_t asked) {
+    taut_fdentry *e = entry_find(lp, fd);
+    if (e == NULL) /* nobody has waited for it yet */
+        return;
+    if (e->drained_turn == lp->core.turn)
+        e->vain = got == -EAGAIN ? e->vain + 1 : 0;
+    e->drained_turn = got > 0 && (size_t)got < asked ? lp->core.turn : UINT64_MAX;
+}
+
 int taut_fdtable_check_free(taut_pyloop *lp, int fd, PyObject *shown) {
     const taut_fdentry *e = entry_find(lp, fd);
     if (e == NULL || e->transport == NULL || e->is_closing(e->transport))
         return 0;
     PyObject *user = Py_NewRef(e->transport);
-    PyErr_Format(PyExc_RuntimeError, "File descriptor %R is used by transport %R", shown, user);
+    PyObject *number = shown == NULL ? PyLong_FromLong(fd) : Py_NewRef(shown);
+    if (number != NULL)
+        PyErr_Format(PyExc_RuntimeError, "File descriptor %R is used by transport %R", number,
+                     user);
+    Py_XDECREF(number);
     Py_DECREF(user);
     return -1;
 }

@@ -7,8 +7,6 @@
 #include "io/sock.h"
 #include <errno.h>
 
-#define SCRATCH_RECV_SIZE_MAX (64 * 1024) /* larger ones go straight into the bytes object */
-
 /* ---- common ---------------------------------------------------------------------------------- */
 
 static int is_plain(const taut_op *op) {
@@ -40,7 +38,10 @@ static int check_socket(taut_op *op) {
 }
 
 int taut_op_socket_fd(taut_op *op) {
-    PyObject *number = PyObject_CallMethodNoArgs(op->args[0], op->lp->st->str_fileno);
+    taut_state *st = op->lp->st;
+    PyObject *number = is_plain(op) && st->socket_fileno != NULL
+                           ? st->socket_fileno(op->args[0], NULL)
+                           : PyObject_CallMethodNoArgs(op->args[0], st->str_fileno);
     if (number == NULL)
         return -2;
     long fd = PyLong_AsLong(number);
@@ -62,10 +63,7 @@ static int would_block(ssize_t rc) {
 }
 
 int taut_op_wait_fd(taut_op *op, uint32_t direction) {
-    PyObject *shown = PyLong_FromLong(op->fd);
-    int rc = shown == NULL ? -1 : taut_fdtable_check_free(op->lp, op->fd, shown);
-    Py_XDECREF(shown);
-    if (rc < 0 || taut_pyloop_check_closed(op->lp) < 0)
+    if (taut_fdtable_check_free(op->lp, op->fd, NULL) < 0 || taut_pyloop_check_closed(op->lp) < 0)
         return -1;
     return taut_fdtable_wait(op->lp, op->fd, direction, &op->waiter);
 }
@@ -91,15 +89,18 @@ static int python_step(taut_op *op, PyObject *name, PyObject **args, size_t narg
 /* ---- receiving ------------------------------------------------------------------------------- */
 
 static int recv_bytes(taut_op *op, Py_ssize_t size, PyObject **result) {
+    if (!taut_fdtable_try_read(op->lp, op->fd))
+        return taut_op_wait_fd(op, TAUT_READ);
     char *scratch = (char *)op->lp->core.scratch;
     PyObject *bytes = NULL;
-    if (size > SCRATCH_RECV_SIZE_MAX) {
+    if (size > TAUT_SCRATCH_SIZE) {
         bytes = PyBytes_FromStringAndSize(NULL, size);
         if (bytes == NULL)
             return -1;
         scratch = PyBytes_AS_STRING(bytes);
     }
     ssize_t n = size == 0 ? 0 : taut_sock_recv(op->fd, scratch, (size_t)size);
+    taut_fdtable_tried_read(op->lp, op->fd, n, (size_t)size);
     if (TAUT_UNLIKELY(n < 0)) {
         Py_XDECREF(bytes);
         if (would_block(n))

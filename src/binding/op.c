@@ -2,6 +2,7 @@
 #include "binding/op.h"
 #include "binding/compat.h"
 #include "binding/debug.h"
+#include "binding/task.h"
 
 /* ---- arguments ------------------------------------------------------------------------------- */
 
@@ -48,11 +49,25 @@ static int take_args(taut_op *op, const char *const *names, Py_ssize_t required,
     return 0;
 }
 
+/* All zero but the head. */
+static taut_op *op_alloc(taut_state *st) {
+    if (st->op_free_count == 0)
+        return (taut_op *)st->op_type->tp_alloc(st->op_type, 0);
+    PyObject *self = PyObject_Init(st->op_freelist[--st->op_free_count], st->op_type);
+    memset((char *)self + sizeof(PyObject), 0, sizeof(taut_op) - sizeof(PyObject));
+    PyObject_GC_Track(self);
+    return (taut_op *)self;
+}
+
+void taut_op_freelist_clear(taut_state *st) {
+    while (st->op_free_count > 0)
+        PyObject_GC_Del(st->op_freelist[--st->op_free_count]);
+}
+
 PyObject *taut_op_new(PyObject *loop, const taut_op_kind *kind, const char *const *names,
                       Py_ssize_t required, PyObject *const *args, Py_ssize_t nargs,
                       PyObject *kwnames) {
-    PyTypeObject *type = ((taut_pyloop *)loop)->st->op_type;
-    taut_op *op = (taut_op *)type->tp_alloc(type, 0); /* zeroed */
+    taut_op *op = op_alloc(((taut_pyloop *)loop)->st);
     if (op == NULL)
         return NULL;
     op->lp = (taut_pyloop *)Py_NewRef(loop);
@@ -75,7 +90,7 @@ static void finish(taut_op *op) {
     int started = op->state == TAUT_OP_STARTED;
     op->state = TAUT_OP_DONE;
     taut_fdwaiter_cancel(&op->waiter);
-    Py_CLEAR(op->iterator);
+    Py_CLEAR(op->awaited);
     if (started && op->kind->cleanup != NULL)
         op->kind->cleanup(op);
     Py_CLEAR(op->future);
@@ -85,22 +100,29 @@ static void finish(taut_op *op) {
 
 static int await_future(taut_op *op) {
     PyObject *future = op->waiter.future != NULL ? op->waiter.future : op->future;
+    op->is_own = future != NULL && Py_TYPE(future) == op->lp->st->own.future_type;
+    op->begun = 0;
+    if (op->is_own) {
+        op->awaited = Py_NewRef(future);
+        return 0;
+    }
     PyAsyncMethods *async = future != NULL ? Py_TYPE(future)->tp_as_async : NULL;
     if (async == NULL || async->am_await == NULL) {
         PyErr_Format(PyExc_TypeError, "%s(): the loop's futures cannot be awaited", op->kind->name);
         return -1;
     }
-    op->iterator = async->am_await(future);
-    return op->iterator == NULL ? -1 : 0;
+    op->awaited = async->am_await(future);
+    return op->awaited == NULL ? -1 : 0;
 }
 
 /* Waits (PYGEN_NEXT with what to yield), or goes on (PYGEN_RETURN), or fails. */
 static PySendResult resume_wait(taut_op *op, PyObject *value, PyObject **result) {
-    PyObject *iterator = Py_NewRef(op->iterator);
-    PySendResult sent = PyIter_Send(iterator, value, result);
-    Py_DECREF(iterator);
+    PyObject *awaited = Py_NewRef(op->awaited);
+    PySendResult sent = op->is_own ? taut_future_await(awaited, &op->begun, result)
+                                   : PyIter_Send(awaited, value, result);
+    Py_DECREF(awaited);
     if (sent == PYGEN_RETURN) {
-        Py_CLEAR(op->iterator);
+        Py_CLEAR(op->awaited);
         Py_CLEAR(*result);
     }
     return sent;
@@ -116,7 +138,7 @@ static PySendResult op_send(PyObject *self, PyObject *value, PyObject **result) 
     op->state = TAUT_OP_STARTED;
     Py_CLEAR(op->made_at);
     for (;;) {
-        if (op->iterator != NULL) {
+        if (op->awaited != NULL) {
             PySendResult sent = resume_wait(op, value, result);
             if (sent == PYGEN_NEXT)
                 return sent;
@@ -207,7 +229,7 @@ static int op_traverse(PyObject *self, visitproc visit, void *arg) {
     Py_VISIT((PyObject *)op->lp);
     for (int i = 0; i < TAUT_OP_ARGS_MAX; i++)
         Py_VISIT(op->args[i]);
-    Py_VISIT(op->iterator);
+    Py_VISIT(op->awaited);
     Py_VISIT(op->future);
     Py_VISIT(op->waiter.future);
     Py_VISIT(op->view.obj);
@@ -237,8 +259,12 @@ static void op_dealloc(PyObject *self) {
         return; /* resurrected */
     PyObject_GC_UnTrack(self);
     (void)op_clear(self);
+    taut_state *st = op->lp->st;
     Py_DECREF((PyObject *)op->lp);
-    type->tp_free(self);
+    if (st->op_free_count < TAUT_OP_FREELIST_MAX && !PyObject_GC_IsFinalized(self))
+        st->op_freelist[st->op_free_count++] = self;
+    else
+        type->tp_free(self);
     Py_DECREF((PyObject *)type);
 }
 

@@ -25,14 +25,15 @@ struct taut_op {
     PyObject_HEAD taut_pyloop *lp; /* owned */
     const taut_op_kind *kind;
     PyObject *args[TAUT_OP_ARGS_MAX]; /* owned; NULL where not given */
-    PyObject *iterator;               /* of the future that is awaited now */
+    PyObject *awaited;                /* what is awaited now: a future of ours, or an iterator */
     PyObject *future;                 /* of the operation's own making; owned */
     taut_fdwaiter waiter;
     Py_buffer view;    /* sock_sendall's data; view.obj NULL: none */
     PyObject *made_at; /* debug mode, until it starts: the stack of its creation */
     void *job;         /* the resolver's, or sendfile's */
     size_t done_size;
-    int fd; /* -1 until known */
+    int fd;            /* -1 until known */
+    int is_own, begun; /* `awaited` is a future of ours; it has been yielded */
     enum { TAUT_OP_FRESH, TAUT_OP_STARTED, TAUT_OP_DONE } state;
 };
 

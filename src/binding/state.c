@@ -12,6 +12,20 @@ static PyObject *import_attribute(const char *module_name, const char *attribute
     return value;
 }
 
+/* The C function behind a method, to be called without looking it up; NULL without an exception
+ * where it is something else. */
+static PyCFunction method_without_args(PyObject *type, PyObject *name) {
+    PyObject *method = PyObject_GetAttr(type, name);
+    PyCFunction function = NULL;
+    if (method == NULL)
+        PyErr_Clear();
+    else if (Py_IS_TYPE(method, &PyMethodDescr_Type) &&
+             ((PyMethodDescrObject *)method)->d_method->ml_flags == METH_NOARGS)
+        function = ((PyMethodDescrObject *)method)->d_method->ml_meth;
+    Py_XDECREF(method);
+    return function;
+}
+
 int taut_state_init(PyObject *module, taut_state *st) {
     (void)module;
 #define TAUT_NAME_INTERN(n)                                                                        \
@@ -24,6 +38,7 @@ int taut_state_init(PyObject *module, taut_state *st) {
         return -1;
     TAUT_IMPORTS(TAUT_IMPORT_LOAD)
 #undef TAUT_IMPORT_LOAD
+    st->socket_fileno = method_without_args(st->socket_type, st->str_fileno);
     st->kw_context = PyTuple_Pack(1, st->str_context);
     st->kw_msg = PyTuple_Pack(1, st->str_msg);
     st->own.set_result = PyObject_GetAttr(st->future_type, st->str_set_result);
@@ -70,6 +85,7 @@ int taut_state_traverse(taut_state *st, visitproc visit, void *arg) {
 
 int taut_state_clear(taut_state *st) {
     taut_handle_freelists_clear(st);
+    taut_op_freelist_clear(st);
     taut_task_freelists_clear(st);
     Py_CLEAR(st->loop_type);
     Py_CLEAR(st->handle_type);

@@ -42,6 +42,8 @@
     X(gaierror, "socket", "gaierror")                                                              \
     TAUT_TASK_IMPORTS(X)
 
+#define TAUT_OP_FREELIST_MAX 256
+
 typedef struct taut_state {
     PyTypeObject *loop_type, *handle_type, *timer_handle_type, *transport_type, *server_type;
     PyTypeObject *dgram_type;
@@ -61,8 +63,11 @@ typedef struct taut_state {
     PyObject *kw_context, *kw_msg; /* ("context",), ("msg",) */
     PyObject *empty_bytes;
     taut_ssl_names ssl;
+    PyCFunction socket_fileno; /* socket.socket.fileno's; NULL: call the method */
     PyObject *handle_freelist[TAUT_FREELIST_MAX], *timer_freelist[TAUT_FREELIST_MAX];
     int handle_free_count, timer_free_count;
+    PyObject *op_freelist[TAUT_OP_FREELIST_MAX];
+    int op_free_count;
 } taut_state;
 
 extern struct PyModuleDef taut_module_def;
@@ -80,6 +85,7 @@ int taut_state_clear(taut_state *st);
 /* Each file of a type supplies one; it adds its type to the module. 0, or -1 with an exception. */
 int taut_handle_types_add(PyObject *module, taut_state *st);
 void taut_handle_freelists_clear(taut_state *st);
+void taut_op_freelist_clear(taut_state *st);
 void taut_task_freelists_clear(taut_state *st);
 int taut_loop_type_add(PyObject *module, taut_state *st);
 int taut_future_type_add(PyObject *module, taut_state *st);

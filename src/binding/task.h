@@ -63,6 +63,12 @@ PyObject *taut_task_new(taut_pyloop *lp, PyObject *coro, PyObject *name, PyObjec
 PyObject *taut_future_get_callbacks(PyObject *self, void *closure);
 /* Queues what waits for `f`, which has just become done. `lp` is its loop. 0, or -1. */
 int taut_future_schedule(taut_pyloop *lp, taut_aio_future *f);
+/* A result for a pending future. 1: done, or it was done before; 0: not one of ours that goes the
+ * short way: call its methods; -1 with an exception. */
+int taut_future_finish(taut_pyloop *lp, PyObject *future, PyObject *result);
+/* What one step of `await future` does, for a Future of exactly our type. PYGEN_NEXT: *result is to
+ * be yielded; *begun, 0 at first, remembers that. PYGEN_RETURN: *result is the future's. */
+PySendResult taut_future_await(PyObject *future, int *begun, PyObject **result);
 /* Whether futures of `lp` may go the short way: not in debug mode, whose callbacks are timed, nor
  * when call_soon() must refuse. */
 static inline int taut_future_is_native(const taut_pyloop *lp) {

@@ -13,6 +13,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #include "base/clock.h"
+#include "io/sys_direct.h"
 
 #define TAUT_SYS_RC(call)                                                                          \
     __extension__({                                                                                \
@@ -48,9 +49,9 @@ static inline int taut_sys_epoll_ctl(int epfd, int op, int fd, uint32_t events, 
 static inline int taut_sys_epoll_wait(int epfd, struct epoll_event *events, int events_max,
                                       uint64_t timeout_ns) {
     if (timeout_ns == 0)
-        return TAUT_SYS_RC(epoll_wait(epfd, events, events_max, 0));
+        return TAUT_SYS_RC(taut_direct_epoll_wait(epfd, events, events_max, 0));
     if (timeout_ns == UINT64_MAX)
-        return TAUT_SYS_RC(epoll_wait(epfd, events, events_max, -1));
+        return TAUT_SYS_RC(taut_direct_epoll_wait(epfd, events, events_max, -1));
 #ifdef SYS_epoll_pwait2
     struct timespec ts = {.tv_sec = (time_t)(timeout_ns / TAUT_NS_PER_S),
                           .tv_nsec = (long)(timeout_ns % TAUT_NS_PER_S)};
@@ -59,7 +60,8 @@ static inline int taut_sys_epoll_wait(int epfd, struct epoll_event *events, int 
         return rc;
 #endif
     uint64_t ms = timeout_ns / TAUT_NS_PER_MS + (timeout_ns % TAUT_NS_PER_MS != 0);
-    return TAUT_SYS_RC(epoll_wait(epfd, events, events_max, ms > INT_MAX ? INT_MAX : (int)ms));
+    return TAUT_SYS_RC(
+        taut_direct_epoll_wait(epfd, events, events_max, ms > INT_MAX ? INT_MAX : (int)ms));
 }
 
 static inline int taut_sys_eventfd(void) {
@@ -80,14 +82,14 @@ static inline ssize_t taut_sys_write(int fd, const void *data, size_t size) {
     return TAUT_SYS_RC(write(fd, data, size));
 }
 static inline ssize_t taut_sys_recv(int fd, void *data, size_t size) {
-    return TAUT_SYS_RC(recv(fd, data, size, MSG_DONTWAIT));
+    return TAUT_SYS_RC(taut_direct_recv(fd, data, size, MSG_DONTWAIT));
 }
 static inline ssize_t taut_sys_send(int fd, const void *data, size_t size) {
-    return TAUT_SYS_RC(send(fd, data, size, MSG_NOSIGNAL | MSG_DONTWAIT));
+    return TAUT_SYS_RC(taut_direct_send(fd, data, size, MSG_NOSIGNAL | MSG_DONTWAIT));
 }
 static inline ssize_t taut_sys_sendv(int fd, struct iovec *iov, int count) {
     struct msghdr msg = {.msg_iov = iov, .msg_iovlen = (size_t)count};
-    return TAUT_SYS_RC(sendmsg(fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT));
+    return TAUT_SYS_RC(taut_direct_sendmsg(fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT));
 }
 static inline ssize_t taut_sys_recvfrom(int fd, void *data, size_t size, struct sockaddr *addr,
                                         socklen_t *addr_size) {

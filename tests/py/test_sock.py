@@ -69,6 +69,36 @@ def test_recv_at_once_and_after_a_wait(factory: Factory) -> None:
     run(factory, main())
 
 
+def test_recv_where_it_was_in_vain_before(factory: Factory) -> None:
+    """taut learns that a drained socket mostly has nothing more in the same turn; what is there
+    after all comes all the same."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with socketpair() as (one, two):
+            got: list[bytes] = []
+
+            async def read() -> None:
+                while data := await loop.sock_recv(one, 100):
+                    got.append(data)
+                    if len(got) > 200:  # there before the next call
+                        two.send(b"%d" % len(got))
+                    if len(got) == 400:
+                        return
+
+            task = asyncio.ensure_future(read())
+            for n in range(201):
+                two.send(b"%d" % n)
+                await until(lambda n=n: len(got) > n, f"message {n}")
+            await task
+            assert got == [b"%d" % n for n in range(400)]
+            await loop.sock_recv(one, 100)
+            two.close()
+            assert await loop.sock_recv(one, 100) == b""
+
+    run(factory, main())
+
+
 def test_recv_into(factory: Factory) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
