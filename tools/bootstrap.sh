@@ -158,7 +158,7 @@ install_taut() {
     # A release build without link-time optimisation, which would double the time for nothing that
     # a test sees; the build directory is kept, so that the next build is incremental.
     rebuild() {
-        PATH="$PWD/$VENV/bin:$PATH" "$VENV/bin/python" -m pip install --quiet --no-input \
+        PATH="$(realpath "$VENV/bin"):$PATH" "$VENV/bin/python" -m pip install --quiet --no-input \
             --disable-pip-version-check --no-build-isolation --no-deps --force-reinstall \
             --config-settings=build-dir="build/py-$tag" \
             --config-settings=setup-args=-Db_lto=false . </dev/null >"$log" 2>&1

@@ -307,7 +307,7 @@ def plan(full: bool) -> list[tuple[str, Callable[[Check], None]]]:
     """The checks in their order, by name."""
     steps = [(name_of(fn), fn) for fn in (FAST + FULL if full else FAST)]
     if full:
-        versions = dict.fromkeys(("3.11", "3.12", "3.13"), False)
+        versions = dict.fromkeys(("3.11", "3.12", "3.13", "3.14"), False)
         versions[VERSION.rpartition(".")[0]] = True
         for path, version in other_pythons():
             if tuple(map(int, version.split(".")))[:2] < (3, 11):
@@ -317,7 +317,8 @@ def plan(full: bool) -> list[tuple[str, Callable[[Check], None]]]:
             steps += on_python(path, version)
         for minor, there in versions.items():
             if not there:
-                print(f"taut: no Python {minor} on this machine: not tested with it")
+                print(f"taut: no Python {minor} on this machine: not tested with it"
+                      + " (tools/py314 makes one)" * (minor == "3.14"))
     return steps
 
 

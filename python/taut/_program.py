@@ -150,8 +150,9 @@ def _exec_main(
     # A fresh __main__ that stays until the end: multiprocessing, pickle, threads and atexit
     # functions look at it, and it must show nothing of ours.
     main = ModuleType("__main__")
+    if sys.version_info < (3, 14):
+        main.__dict__["__annotations__"] = {}
     main.__dict__.update(
-        __annotations__={},
         __builtins__=builtins,
         __cached__=None if spec is None else spec.cached,
         __file__=file,

@@ -12,6 +12,7 @@ import io
 import os
 import socket
 import stat
+import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -47,9 +48,10 @@ class Sendfile:
         Over TCP and Unix sockets sendfile(2) sends them, after what was written before. write()
         raises RuntimeError meanwhile, and so does another sendfile(). Over TLS, and for files that
         have no descriptor or that sendfile(2) refuses, they are read and written, unless `fallback`
-        is false; then, as with asyncio, `offset` 0 is the file's current position. Reading from the
-        peer pauses. close() and abort() end it with ConnectionError. The file's position
-        afterwards, also after an error or cancellation, is `offset` plus what was sent.
+        is false; then, as with asyncio, `offset` 0 is the file's current position up to Python
+        3.13. Reading from the peer pauses. close() and abort() end it with ConnectionError. The
+        file's position afterwards, also after an error or cancellation, is `offset` plus what was
+        sent.
 
         An iteration of the loop sends at most 4 MiB. What is not in the page cache is first read
         in the default executor, so that the disk does not stall the loop; so is all of a file
@@ -102,8 +104,7 @@ class Sendfile:
     async def _sendfile_fallback(
         self, transport: Any, file: Any, offset: int, count: int | None
     ) -> int:
-        if offset:
-            file.seek(offset)
+        _seek(file, offset)
         # In the protocol's place meanwhile: waits while the transport's buffer is full.
         guard = _Guard(transport)
 
@@ -151,8 +152,7 @@ class Sendfile:
     async def _sock_sendfile_fallback(
         self, sock: socket.socket, file: Any, offset: int, count: int | None
     ) -> int:
-        if offset:
-            file.seek(offset)
+        _seek(file, offset)
 
         async def send(block: memoryview) -> None:
             await self.sock_sendall(sock, block)
@@ -182,6 +182,12 @@ class Sendfile:
         finally:
             if sent > 0 and hasattr(file, "seek"):
                 file.seek(offset + sent)
+
+
+def _seek(file: Any, offset: int) -> None:
+    """To where sending begins. Up to Python 3.13, 0 stands for where the file is."""
+    if offset or (sys.version_info >= (3, 14) and hasattr(file, "seek")):
+        file.seek(offset)
 
 
 def _descriptor(file: Any) -> int | None:

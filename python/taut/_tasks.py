@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import asyncio.tasks
+import contextlib
 import contextvars
 import itertools
 import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,6 +27,23 @@ class _Loop:
 
     def get_debug(self) -> bool:
         return self.debug
+
+
+@contextlib.contextmanager
+def _running(loop: Any) -> Iterator[None]:
+    """From 3.14 on a step is refused unless its loop runs, and a thread has one current task."""
+    if sys.version_info < (3, 14):
+        yield
+        return
+    tasks: Any = asyncio.tasks
+    loop_before = asyncio._get_running_loop()
+    asyncio._set_running_loop(loop)
+    task_before = tasks._swap_current_task(loop, None)
+    try:
+        yield
+    finally:
+        tasks._swap_current_task(loop, task_before)
+        asyncio._set_running_loop(loop_before)
 
 
 def _holds(one: Any, **fields: Any) -> bool:
@@ -59,8 +78,7 @@ def _futures_known() -> bool:
     return known and _holds(cancelled, state=1, cancel_msg=cancelled._cancel_message)
 
 
-def _tasks_known() -> bool:
-    loop: Any = _Loop()
+def _tasks_known(loop: Any) -> bool:
     context, error = contextvars.Context(), asyncio.CancelledError()
     waited: Any = asyncio.Future(loop=loop)
 
@@ -74,6 +92,8 @@ def _tasks_known() -> bool:
     task: Any = asyncio.Task(coro, loop=loop, name="waits", context=context)
     known = _holds(task, loop=loop, state=0, coro=coro, name="waits", context=context, waiter=None,
                    must_cancel=0, cancel_requested=0, log_destroy_pending=1)
+    if sys.version_info >= (3, 14):
+        known &= _registers_known(loop, task)
     loop.calls.pop()[0]()
     known &= _holds(task, waiter=waited)
     fresh: Any = asyncio.Task(unstarted, loop=loop, name="is cancelled")
@@ -88,6 +108,23 @@ def _tasks_known() -> bool:
         known &= _holds(one, log_destroy_pending=0)
         one.get_coro().close()
     return known
+
+
+def _registers_known(loop: Any, task: Any) -> bool:
+    """From 3.14 on: how the newest task and the thread know each other, and who awaits whom."""
+    aio: Any = asyncio
+    awaited: Any = asyncio.Future(loop=loop)
+    known = _holds(task, is_task=1, listed=1, current=0)
+    aio.tasks._enter_task(loop, task)
+    known &= _holds(task, current=1)
+    aio.tasks._leave_task(loop, task)
+    known &= _holds(awaited, is_task=0, awaited_by=None, awaited_by_is_set=0)
+    aio.future_add_to_awaited_by(awaited, task)
+    known &= _holds(awaited, awaited_by=task, awaited_by_is_set=0)
+    aio.future_add_to_awaited_by(awaited, asyncio.Future(loop=loop))
+    known &= _holds(awaited, awaited_by_is_set=1)
+    aio.tasks._unregister_task(task)
+    return known and _holds(task, listed=0)
 
 
 class _AllTasks:
@@ -110,13 +147,22 @@ class _AllTasks:
         return getattr(self._others, name)
 
 
+def _known() -> bool:
+    loop = _Loop()
+    with _running(loop):
+        return _futures_known() and _tasks_known(loop)
+
+
 def enable() -> bool:
     """Let loops make tasks and futures of taut's own, where this Python's are known."""
     wanted = os.environ.get("TAUT_TASKS") or "own"
     if wanted not in ("own", "stdlib"):
         raise ImportError(f"TAUT_TASKS must be 'own' or 'stdlib', not {wanted!r}")
-    if not (_core.tasks_known() and _futures_known() and _tasks_known()):
+    if not (_core.tasks_known() and _known()):
         return False
+    if sys.version_info >= (3, 14):  # where asyncio's list has them as they are
+        _core.tasks_enable(wanted == "own")
+        return True
     for name in ("_scheduled_tasks", "_all_tasks"):
         if hasattr(asyncio.tasks, name):
             setattr(asyncio.tasks, name, _AllTasks(getattr(asyncio.tasks, name)))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import asyncio.sslproto
 import os
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -161,8 +162,11 @@ def _connected(
     if not isinstance(protocol, asyncio.StreamReaderProtocol):
         return
     reader: Any = protocol._stream_reader  # type: ignore[attr-defined]
-    # Plain text that nobody has read yet stays where it is: RFC 8446, 5.1 starts a record so.
-    if reader is not None and reader._buffer[:1] == _HANDSHAKE:
+    # RFC 8446, 5.1 starts a record so. Plain text that nobody has read yet stays where it is, but
+    # from 3.14 on, where asyncio takes it for the handshake, which fails.
+    if reader is not None and (
+        reader._buffer[:1] == _HANDSHAKE or (reader._buffer and sys.version_info >= (3, 14))
+    ):
         early = bytes(reader._buffer)
         reader._buffer.clear()
         if isinstance(tls, _core.SSLTransport):

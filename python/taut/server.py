@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any
 
 from . import _core
@@ -24,6 +25,7 @@ class Server(_core.Server, asyncio.AbstractServer):
     async def serve_forever(self) -> None:
         """Serve until cancelled, then close and wait for the open connections.
 
+        From Python 3.14 on these are closed then, as by `close_clients()`.
         Raises RuntimeError when the server is closed or already served this way.
         """
         if self._serving_forever_fut is not None:
@@ -37,6 +39,8 @@ class Server(_core.Server, asyncio.AbstractServer):
         except asyncio.CancelledError:
             try:
                 self.close()
+                if sys.version_info >= (3, 14):
+                    self.close_clients()
                 await self.wait_closed()
             finally:
                 raise

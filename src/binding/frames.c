@@ -20,7 +20,7 @@
 static taut_frame_layout layout;
 static int layout_ok;
 
-#if PY_VERSION_HEX >= 0x030E0000
+#if PY_VERSION_HEX >= 0x030F0000
 /* The frames of this version are not known here: the doctor uses the GIL. */
 int taut_frame_layout_get(taut_frame_layout *out) {
     return -1;
@@ -43,6 +43,17 @@ static const void *pointer_at(const void *bytes, size_t offset) {
     const void *p;
     memcpy(&p, (const char *)bytes + offset, sizeof p);
     return p;
+}
+
+/* The code object of a frame's bytes. */
+static const void *code_at(const void *bytes) {
+    uintptr_t bits;
+    memcpy(&bits, (const char *)bytes + layout.frame_code, sizeof bits);
+    return (const void *)(bits & ~layout.frame_code_tag);
+}
+
+static int is_internal(char owner) {
+    return layout.owner_skip >= 0 && owner >= layout.owner_skip;
 }
 
 static int read_current_frame(taut_peek *p, const char *tstate, pid_t native_id, const void **out) {
@@ -78,11 +89,11 @@ static int read_chain(taut_peek *p, const void *tstate, pid_t native_id, taut_fr
         if (steps == DEPTH_MAX || taut_peek_read(p, bytes, frame, layout.frame_size) < 0)
             return -1;
         raw_frame f = {.frame = frame,
-                       .code = pointer_at(bytes, layout.frame_code),
+                       .code = code_at(bytes),
                        .instr = pointer_at(bytes, layout.frame_instr),
                        .owner = bytes[layout.frame_owner]};
         frame = pointer_at(bytes, layout.frame_previous);
-        if (f.owner == layout.owner_skip)
+        if (is_internal(f.owner))
             continue;
         if (out->depth < TAUT_STACK_FRAMES_MAX)
             out->at[out->depth] = f;
@@ -342,13 +353,12 @@ taut_frame_id taut_frames_current(const void *tstate) {
     frame = pointer_at(tstate, layout.tstate_frame);
     if (layout.cframe_frame >= 0)
         frame = pointer_at(frame, (size_t)layout.cframe_frame);
-    while (frame != NULL && ((const char *)frame)[layout.frame_owner] == layout.owner_skip)
+    while (frame != NULL && is_internal(((const char *)frame)[layout.frame_owner]))
         frame = pointer_at(frame, layout.frame_previous);
     if (frame == NULL)
         return (taut_frame_id){NULL};
-    return (taut_frame_id){.frame = frame,
-                           .code = pointer_at(frame, layout.frame_code),
-                           .instr = pointer_at(frame, layout.frame_instr)};
+    return (taut_frame_id){
+        .frame = frame, .code = code_at(frame), .instr = pointer_at(frame, layout.frame_instr)};
 }
 
 static int thread_is_known(const PyThreadState *tstate) {

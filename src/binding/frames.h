@@ -50,8 +50,9 @@ typedef struct {
     uint16_t tstate_native_id;
     int16_t cframe_frame; /* in the cframe, or -1 when there is none in between */
     uint16_t frame_size, frame_code, frame_previous, frame_instr, frame_owner;
+    uintptr_t frame_code_tag; /* bits of the code's pointer that are none of its */
     int16_t owner_generator;
-    int16_t owner_skip; /* frames of this owner are the interpreter's own, -1 for none */
+    int16_t owner_skip; /* from this owner on, frames are the interpreter's own; -1: none is */
 } taut_frame_layout;
 /* 0, or -1 when the running interpreter does not match the headers we were built with. */
 int taut_frame_layout_get(taut_frame_layout *out);

@@ -259,13 +259,13 @@ static int set_task_name(taut_pyloop *lp, PyObject *task, PyObject *name) {
 }
 
 /* What the factory is called with besides loop and coroutine; *name: what to call the task
- * afterwards (borrowed), or None. Since 3.13.3 asyncio passes everything on; before, no name, and a
- * context only when there is one. */
+ * afterwards (borrowed), or None. From 3.14 on asyncio passes on what it was given, in 3.13.3 and
+ * later always a name and a context, too; before, no name, and a context only when there is one. */
 static PyObject *factory_kwargs(PyObject *const *values, PyObject *kwnames, PyObject **name) {
     int all = Py_Version >= 0x030D0300;
     PyObject *kwargs = PyDict_New();
     int rc = kwargs == NULL ? -1 : 0;
-    if (rc == 0 && all) {
+    if (rc == 0 && all && Py_Version < 0x030E0000) {
         rc = PyDict_SetItemString(kwargs, "name", Py_None);
         if (rc == 0)
             rc = PyDict_SetItemString(kwargs, "context", Py_None);

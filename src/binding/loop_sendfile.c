@@ -18,6 +18,7 @@ typedef struct {
     int resume;  /* reading goes on afterwards */
     int err;     /* how it ended */
     int ended;   /* `done` was called */
+    int seeks;   /* the file's position follows, though nothing may be sent: from 3.14 on */
     enum { WARM, COLD, WARMING } state; /* what comes next is in memory, is not, is being read */
 } sendfile_job;
 
@@ -155,7 +156,7 @@ static int failed(taut_op *op, int err, uint64_t sent) {
 }
 
 static void cleanup_file(sendfile_job *job) {
-    if (job->file.sent > 0)
+    if (job->file.sent > 0 || job->seeks)
         (void)taut_sock_file_seek(job->file.fd, job->file.offset);
     taut_free(job);
 }
@@ -169,7 +170,9 @@ static int begin(taut_op *op) {
     }
     op->job = job;
     job->op = op;
-    return file_from(op, &job->file);
+    int rc = file_from(op, &job->file);
+    job->seeks = rc > 0 && PY_VERSION_HEX >= 0x030E0000;
+    return rc;
 }
 
 /* Reads what comes next in the executor, into the page cache: the 0 of a step. */

@@ -4,7 +4,7 @@
 #include "binding/err.h"
 #include "binding/handle.h"
 #include "binding/pyloop.h"
-#include "binding/task.h"
+#include "binding/task_current.h"
 
 /* ---- queueing ---------------------------------------------------------------------------- */
 

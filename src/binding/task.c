@@ -1,5 +1,5 @@
 /* taut._core.Task: made, recycled, shown. What it does when it runs is in task_step.c. */
-#include "binding/task.h"
+#include "binding/task_current.h"
 
 #include <string.h>
 
@@ -24,6 +24,16 @@ static PyObject *name_new(uint64_t number) {
     for (text += 5; count > 0;)
         *text++ = (Py_UCS1)digits[--count];
     return name;
+#endif
+}
+
+/* A task that is new, or to be used again, is in no list. */
+static void link_init(taut_task *t) {
+#if PY_VERSION_HEX >= 0x030E0000
+    t->aio.node = (taut_list){NULL, NULL};
+    t->aio.fut.is_task = 1;
+#else
+    taut_list_init(&t->link);
 #endif
 }
 
@@ -77,13 +87,13 @@ PyObject *taut_task_new(taut_pyloop *lp, PyObject *coro, PyObject *name, PyObjec
         t->aio.fut.state = TAUT_FUTURE_PENDING;
         t->aio.fut.blocking = 0;
         TAUT_TASK_FLAG(&t->aio, log_destroy_pending) = 0;
-        taut_list_init(&t->link);
+        link_init(t);
         PyObject_GC_Track((PyObject *)t);
     } else {
         t = (taut_task *)st->own.task_type->tp_alloc(st->own.task_type, 0);
         if (t == NULL)
             return NULL;
-        taut_list_init(&t->link);
+        link_init(t);
     }
     t->aio.fut.loop = Py_NewRef((PyObject *)lp);
     t->lp = lp;
@@ -92,7 +102,7 @@ PyObject *taut_task_new(taut_pyloop *lp, PyObject *coro, PyObject *name, PyObjec
         goto fail;
     if (task_fill(st, t, coro, name, context) < 0 || taut_task_step_soon(t, NULL) < 0)
         goto fail;
-    taut_list_append(&st->own.live, &t->link);
+    taut_task_list(st, t);
     return (PyObject *)t;
 fail:
     Py_DECREF((PyObject *)t);
@@ -103,7 +113,7 @@ static PyObject *task_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
     taut_task *t = (taut_task *)type->tp_alloc(type, 0);
     if (t == NULL)
         return NULL;
-    taut_list_init(&t->link);
+    link_init(t);
     /* Up to 3.12 the base's methods take for granted that these are there. */
     t->aio.coro = Py_NewRef(Py_None);
     t->aio.name = Py_NewRef(Py_None);
@@ -119,6 +129,9 @@ static int init_future(taut_state *st, taut_task *t, PyObject *loop) {
                  : ((PyTypeObject *)st->future_type)->tp_init((PyObject *)t, none, kwargs);
     Py_XDECREF(none);
     Py_XDECREF(kwargs);
+#if PY_VERSION_HEX >= 0x030E0000
+    t->aio.fut.is_task = 1;
+#endif
     if (rc == 0 && taut_pyloop_has_own_call_soon(st, t->aio.fut.loop))
         t->lp = (taut_pyloop *)t->aio.fut.loop;
     return rc;
@@ -127,8 +140,7 @@ static int init_future(taut_state *st, taut_task *t, PyObject *loop) {
 /* In all_tasks(): asyncio's own register has those of other loops. */
 static int task_register(taut_state *st, taut_task *t) {
     if (t->lp != NULL) {
-        taut_list_unlink(&t->link);
-        taut_list_append(&st->own.live, &t->link);
+        taut_task_list(st, t);
         return 0;
     }
     PyObject *done = PyObject_CallOneArg(st->register_task, (PyObject *)t);
@@ -149,7 +161,7 @@ static int task_init(PyObject *self, PyObject *args, PyObject *kwargs) {
                                                    &context, &eager))
         return -1;
     t->lp = NULL;
-    taut_list_unlink(&t->link);
+    taut_task_unlist(t);
     TAUT_TASK_FLAG(&t->aio, log_destroy_pending) = 0;
     if (init_future(st, t, loop) < 0 || task_fill(st, t, coro, name, context) < 0)
         return -1;
@@ -184,7 +196,7 @@ static int task_clear(PyObject *self) {
 
 /* Before anything of it is taken apart nobody may come by it any more. */
 static void task_finalize(PyObject *self) {
-    taut_list_unlink(&((taut_task *)self)->link);
+    taut_task_unlist((taut_task *)self);
     base_of(self)->tp_finalize(self);
 }
 
@@ -199,7 +211,7 @@ static void task_dealloc(PyObject *self) {
     taut_state *st = taut_state_of_type(type);
     taut_task *t = (taut_task *)self;
     int exact = type == st->own.task_type;
-    taut_list_unlink(&t->link);
+    taut_task_unlist(t);
     /* A subclass has called the finalizer. */
     if (exact && has_last_words(t) && PyObject_CallFinalizerFromDealloc(self) < 0)
         return;
@@ -240,7 +252,9 @@ static PyType_Spec task_spec = {"taut._core.Task", sizeof(taut_task), 0,
                                 task_slots};
 
 int taut_task_type_add(PyObject *module, taut_state *st) {
+#if PY_VERSION_HEX < 0x030E0000
     taut_list_init(&st->own.live);
+#endif
     if (((PyTypeObject *)st->task_type)->tp_basicsize != sizeof(taut_aio_task))
         return 0; /* of a Python that is not known: asyncio's own tasks serve */
     PyObject *bases = PyTuple_Pack(1, st->task_type);

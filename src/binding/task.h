@@ -21,7 +21,13 @@ typedef struct {
         *result, *source_tb, *cancel_msg;
 #if PY_VERSION_HEX >= 0x030D0000
     PyObject *cancelled_exc;
+#if PY_VERSION_HEX >= 0x030E0000
+    PyObject *awaited_by; /* a future or task, or a set of them */
     int state;
+    char is_task, awaited_by_is_set;
+#else
+    int state;
+#endif
     unsigned log_tb : 1, blocking : 1, must_cancel : 1, log_destroy_pending : 1;
 #else
     int state, log_tb, blocking;
@@ -35,6 +41,9 @@ typedef struct {
 #if PY_VERSION_HEX >= 0x030D0000
     int cancel_requested;
     PyObject *waiter, *coro, *name, *context;
+#if PY_VERSION_HEX >= 0x030E0000
+    taut_list node; /* among the thread's tasks that are not done; NULL when it is not there */
+#endif
 #define TAUT_TASK_FLAG(task, flag) ((task)->fut.flag)
 #else
     PyObject *waiter, *coro, *name, *context;
@@ -51,7 +60,9 @@ typedef struct {
 typedef struct {
     taut_aio_task aio;
     taut_pyloop *lp;
+#if PY_VERSION_HEX < 0x030E0000
     taut_list link; /* among all tasks that are not done */
+#endif
 } taut_task;
 
 /* Future(loop=lp). NULL with an exception. */
@@ -90,15 +101,6 @@ int taut_task_start_eagerly(taut_task *t);
 PyObject *taut_task_step_callable(taut_task *t);
 PyObject *taut_task_wakeup_callable(taut_task *t);
 extern PyMethodDef taut_task_step_def, taut_task_wakeup_def; /* of these callables */
-
-/* task_current.c: makes `t` what asyncio.current_task() returns, until something that is not a
- * task's step runs. 0, or -1 with RuntimeError when another task is in the middle of a step. */
-int taut_task_enter(taut_pyloop *lp, taut_task *t);
-void taut_task_leave_slow(taut_pyloop *lp);
-static inline void taut_task_leave(taut_pyloop *lp) {
-    if (lp->current_task != NULL)
-        taut_task_leave_slow(lp);
-}
 
 /* The module's task_field_is(object, name, value), tasks_known() and tasks_enable(by_default). */
 PyObject *taut_task_field_is(PyObject *module, PyObject *args);

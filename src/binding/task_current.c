@@ -1,8 +1,10 @@
-/* asyncio.current_task() and asyncio.all_tasks() for tasks of ours.
+/* asyncio.current_task() and asyncio.all_tasks() for tasks of ours, up to 3.13.
  *
  * The first is a dictionary {loop: task}. It is written when a task's step begins and another
  * task's, or nothing, was there; and cleared only before something runs that is no step. */
-#include "binding/task.h"
+#include "binding/task_current.h"
+
+#if PY_VERSION_HEX < 0x030E0000
 
 int taut_task_enter(taut_pyloop *lp, taut_task *t) {
     if (lp->current_task == (PyObject *)t)
@@ -32,6 +34,11 @@ void taut_task_leave_slow(taut_pyloop *lp) {
         taut_exception_restore(exc);
 }
 
+void taut_task_list(taut_state *st, taut_task *t) {
+    taut_list_unlink(&t->link);
+    taut_list_append(&st->own.live, &t->link);
+}
+
 PyObject *taut_live_tasks(PyObject *module, PyObject *unused) {
     taut_list *all = &taut_state_of(module)->own.live;
     PyObject *list = PyList_New(0);
@@ -40,3 +47,4 @@ PyObject *taut_live_tasks(PyObject *module, PyObject *unused) {
             Py_CLEAR(list);
     return list;
 }
+#endif

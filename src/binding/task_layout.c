@@ -1,5 +1,5 @@
 /* The proof that this Python's futures and tasks have the fields that task.h declares. */
-#include "binding/task.h"
+#include "binding/task_current.h"
 #include "binding/task_name.h"
 
 #include <string.h>
@@ -38,6 +38,21 @@ static long read_callbacks(PyObject *o) {
     return list == NULL ? 0 : PyList_CheckExact(list) ? (long)PyList_GET_SIZE(list) : -1;
 }
 
+#if PY_VERSION_HEX >= 0x030E0000
+static long read_is_task(PyObject *o) {
+    return FUTURE(o)->is_task;
+}
+static long read_awaited_by_is_set(PyObject *o) {
+    return FUTURE(o)->awaited_by_is_set;
+}
+static long read_listed(PyObject *o) {
+    return taut_task_is_listed(TASK(o));
+}
+static long read_current(PyObject *o) {
+    return taut_task_is_current(TASK(o));
+}
+#endif
+
 #define IN_FUTURE(f)                                                                               \
     { #f, 0, offsetof(taut_aio_future, f), NULL }
 #define IN_TASK(f)                                                                                 \
@@ -63,6 +78,13 @@ static const field fields[] = {
     {"must_cancel", 1, 0, read_must_cancel},
     {"log_destroy_pending", 1, 0, read_log_destroy_pending},
     {"cancel_requested", 1, 0, read_cancel_requested},
+#if PY_VERSION_HEX >= 0x030E0000
+    IN_FUTURE(awaited_by),
+    {"is_task", 0, 0, read_is_task},
+    {"awaited_by_is_set", 0, 0, read_awaited_by_is_set},
+    {"listed", 1, 0, read_listed},
+    {"current", 1, 0, read_current},
+#endif
 };
 
 /* 1 or 0, or -1 with an exception: no such field. */

@@ -7,26 +7,26 @@
 
 #include "base/list.h"
 
-/* X(field, module, attribute), as TAUT_IMPORTS of state.h. Pythons that have other names do without
- * tasks of ours. */
-#if PY_VERSION_HEX >= 0x030E0000
-#define TAUT_TASK_IMPORTS(X)
-#else
+/* X(field, module, attribute), as TAUT_IMPORTS of state.h. */
 #define TAUT_TASK_IMPORTS(X)                                                                       \
     X(cancelled_error, "asyncio", "CancelledError")                                                \
-    X(current_tasks, "_asyncio", "_current_tasks")                                                 \
     X(enter_task, "_asyncio", "_enter_task")                                                       \
     X(get_loop, "asyncio.futures", "_get_loop")                                                    \
     X(invalid_state_error, "asyncio", "InvalidStateError")                                         \
     X(iscoroutine, "asyncio", "iscoroutine")                                                       \
     X(leave_task, "_asyncio", "_leave_task")                                                       \
     X(register_task, "_asyncio", "_register_task")                                                 \
-    TAUT_EAGER_IMPORTS(X)
-#endif
+    TAUT_EAGER_IMPORTS(X)                                                                          \
+    TAUT_CURRENT_IMPORTS(X)
 #if PY_VERSION_HEX >= 0x030C0000
 #define TAUT_EAGER_IMPORTS(X) X(swap_current_task, "_asyncio", "_swap_current_task")
 #else
 #define TAUT_EAGER_IMPORTS(X)
+#endif
+#if PY_VERSION_HEX >= 0x030E0000
+#define TAUT_CURRENT_IMPORTS(X)
+#else
+#define TAUT_CURRENT_IMPORTS(X) X(current_tasks, "_asyncio", "_current_tasks")
 #endif
 
 #define TAUT_FREELIST_MAX 2048
@@ -38,7 +38,9 @@ typedef struct {
     int enabled;    /* loops may make futures and tasks of ours ... */
     int is_default; /* ... and do, unless they are told otherwise */
     uint64_t count; /* of tasks made, for their names */
+#if PY_VERSION_HEX < 0x030E0000
     taut_list live; /* taut_task.link of those that are not done */
+#endif
     PyObject *future_freelist[TAUT_FREELIST_MAX], *task_freelist[TAUT_FREELIST_MAX];
     int future_free_count, task_free_count;
 } taut_task_names;

@@ -1,6 +1,6 @@
 /* What a task does: a step of its coroutine, and what the coroutine then waits for. */
 #include "binding/context.h"
-#include "binding/task.h"
+#include "binding/task_current.h"
 
 /* ---- queueing -----------------------------------------------------------------------------------
  */
@@ -133,6 +133,8 @@ static int await_known(taut_state *st, taut_task *t, PyObject *awaited) {
     int refused = refuse(t, awaited, f->loop, f->blocking);
     if (refused != 0)
         return refused < 0 ? -1 : 0;
+    if (taut_future_awaited(f, (PyObject *)t) < 0)
+        return -1;
     f->blocking = 0;
     return wait_at(st, t, f) < 0 ? -1 : waits_for(st, t, awaited);
 }
@@ -158,7 +160,9 @@ static int await_unknown(taut_state *st, taut_task *t, PyObject *awaited, int bl
     Py_DECREF(loop);
     if (refused != 0)
         return refused < 0 ? -1 : 0;
-    if (PyObject_SetAttr(awaited, st->str__asyncio_future_blocking, Py_False) < 0 ||
+    if ((PyObject_TypeCheck(awaited, (PyTypeObject *)st->future_type) &&
+         taut_future_awaited((taut_aio_future *)awaited, (PyObject *)t) < 0) ||
+        PyObject_SetAttr(awaited, st->str__asyncio_future_blocking, Py_False) < 0 ||
         add_waiter(st, t, awaited, taut_task_wakeup_callable(t)) < 0)
         return -1;
     return waits_for(st, t, awaited);
@@ -286,7 +290,7 @@ static int step_run(taut_state *st, taut_task *t, PyObject *exc) {
     Py_XDECREF(result);
     Py_DECREF(coro);
     if (t->aio.fut.state != TAUT_FUTURE_PENDING)
-        taut_list_unlink(&t->link);
+        taut_task_unlist(t);
     return rc;
 }
 
@@ -330,8 +334,11 @@ int taut_task_wakeup(taut_task *t, PyObject *future) {
     taut_state *st = t->lp != NULL ? t->lp->st : taut_state_of_type(Py_TYPE((PyObject *)t));
     PyTypeObject *type = Py_TYPE(future);
     taut_aio_future *f = (taut_aio_future *)future;
-    if (TAUT_LIKELY(type == st->own.future_type || type == st->own.task_type) &&
-        f->state == TAUT_FUTURE_FINISHED && f->exception == NULL)
+    int is_ours = TAUT_LIKELY(type == st->own.future_type || type == st->own.task_type);
+    if ((is_ours || PyType_IsSubtype(type, (PyTypeObject *)st->future_type)) &&
+        taut_future_unawaited(f, (PyObject *)t) < 0)
+        return -1;
+    if (is_ours && f->state == TAUT_FUTURE_FINISHED && f->exception == NULL)
         return taut_task_step(t, NULL);
     PyObject *result = PyObject_CallMethod(future, "result", NULL), *exc = NULL;
     if (result == NULL)

@@ -8,7 +8,7 @@
 #include "binding/compat.h"
 #include "io/tls.h"
 
-/* Heads of CPython's PySSLSocket and PySSLContext (Modules/_ssl.c), the same in 3.11 to 3.13.
+/* Heads of CPython's PySSLSocket and PySSLContext (Modules/_ssl.c), the same in 3.11 to 3.14.
  * taut_openssl_connection proves them for each connection. */
 typedef struct {
     PyObject_HEAD PyObject *socket;
@@ -18,7 +18,7 @@ typedef struct {
 typedef struct {
     PyObject_HEAD void *ctx;
 } ssl_context_layout;
-#define LAYOUT_KNOWN (PY_VERSION_HEX < 0x030E0000)
+#define LAYOUT_KNOWN (PY_VERSION_HEX < 0x030F0000)
 
 #define APP_DATA_INDEX 0 /* of SSL_set_app_data: where _ssl keeps its object */
 

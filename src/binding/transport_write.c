@@ -11,6 +11,12 @@
 #define WRITELINES "writelines"
 #endif
 
+#if PY_VERSION_HEX < 0x030E0000
+#define WRITABLE "bytes-like object"
+#else
+#define WRITABLE "bytes, bytearray, or memoryview object"
+#endif
+
 /* asyncio warns from the fifth write on that goes nowhere. */
 #define DROPPED_WRITES_QUIET 4
 
@@ -133,7 +139,7 @@ static int send_object(taut_transport *t, PyObject *data, const char *name, int 
 PyObject *taut_transport_m_write(PyObject *self, PyObject *data) {
     if (TAUT_UNLIKELY(!PyBytes_Check(data) && !PyByteArray_Check(data) &&
                       !PyMemoryView_Check(data)))
-        return PyErr_Format(PyExc_TypeError, "data argument must be a bytes-like object, not '%s'",
+        return PyErr_Format(PyExc_TypeError, "data argument must be a %s, not '%s'", WRITABLE,
                             Py_TYPE(data)->tp_name);
     if (send_object((taut_transport *)self, data, "write", 0) < 0)
         return NULL;
@@ -145,6 +151,8 @@ PyObject *taut_transport_m_write(PyObject *self, PyObject *data) {
 static int drop_lines(taut_transport *t, PyObject *const *items, Py_ssize_t count) {
     if (TAUT_LIKELY(!t->stream.lost && t->open))
         return 0;
+    if (PY_VERSION_HEX >= 0x030E0000 && count > 0) /* there asyncio does not look at them */
+        return check_write(t, WRITELINES, 1);
     for (Py_ssize_t i = 0; i < count; i++) {
         Py_ssize_t size = PyObject_Size(items[i]);
         if (size != 0)

@@ -307,6 +307,33 @@ def test_task_factory_is_called_as_by_asyncio(factory: Factory) -> None:
     run(factory, main())
 
 
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="before, it depends on the version")
+def test_what_a_task_factory_is_given(factory: Factory) -> None:
+    """From 3.14 on what create_task() was given, and nothing else."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        given: list[dict[str, Any]] = []
+
+        def make(loop: Loop, coro: Any, **kwargs: Any) -> Any:
+            given.append(kwargs)
+            return asyncio.Task(coro, loop=loop, **kwargs)
+
+        async def child() -> None:
+            pass
+
+        loop.set_task_factory(make)
+        await asyncio.create_task(child())
+        await loop.create_task(child(), name="n")
+        await loop.create_task(child(), name=None, context=None)
+        await loop.create_task(child(), eager_start=True)  # type: ignore[call-arg]
+        loop.set_task_factory(lambda loop, coro: asyncio.Task(coro, loop=loop))
+        await loop.create_task(child())
+        assert given == [{}, {"name": "n"}, {"name": None, "context": None}, {"eager_start": True}]
+
+    run(factory, main())
+
+
 def test_debug_mode_reports_slow_callbacks(
     factory: Factory, caplog: pytest.LogCaptureFixture
 ) -> None:

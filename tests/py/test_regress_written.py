@@ -157,7 +157,9 @@ def test_dropped_lines_count_as_one_write(
         transport.writelines([b"", b"one"])
         assert caplog.messages == ["socket.send() raised exception."]
         transport.writelines([b"", b""])
-        assert len(caplog.messages) == 1
+        assert len(caplog.messages) == (1 if sys.version_info < (3, 14) else 2)
+        transport.writelines([])
+        assert len(caplog.messages) == (1 if sys.version_info < (3, 14) else 2)
         theirs.close()
 
     run(factory, main())

@@ -7,6 +7,7 @@ import gc
 import io
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -109,7 +110,8 @@ def test_nothing_to_send(factory: Factory, path: Path, tmp_path: Path) -> None:
                 file.seek(7)
                 assert await LOOP().sendfile(c.transport, file, BIG) == 0
                 assert await LOOP().sendfile(c.transport, file, BIG + 5, 10) == 0
-                assert file.tell() == 7
+                # From 3.14 on the position is the offset, whatever was sent.
+                assert file.tell() == (7 if sys.version_info < (3, 14) else BIG + 5)
             c.transport.write(b"x")
             assert await c.read(1) == b"x"
 
@@ -290,19 +292,26 @@ def test_fallback(
     run(factory, main())
 
 
-def test_descriptor_that_the_kernel_refuses(factory: Factory) -> None:
+def test_descriptor_that_the_kernel_refuses(factory: Factory, loop_name: str) -> None:
     """A pipe: with `count` sendfile(2) is tried, and says no."""
+    since_314 = sys.version_info >= (3, 14)
+    refused: Any = asyncio.SendfileNotAvailableError, "call failed"
+    if since_314 and loop_name == "asyncio":  # it stumbles over its own seek()
+        refused = OSError, "seek"
+
     async def main() -> None:
         reading, writing = os.pipe()
         with open(reading, "rb", buffering=0) as file, open(writing, "wb") as feed:
             feed.write(b"hello")
             feed.close()
             async with Connection() as c:
-                with pytest.raises(asyncio.SendfileNotAvailableError, match="call failed"):
+                with pytest.raises(refused[0], match=refused[1]):
                     await LOOP().sendfile(c.transport, file, 0, 5, fallback=False)
-                with pytest.raises(OSError, match="seek"):  # and so says asyncio's seek() after it
+                # And so says asyncio's seek(), which is after it or, from 3.14 on, before it.
+                with pytest.raises(OSError, match="seek"):
                     await LOOP().sendfile(c.transport, file, 0, 5)
-                assert await c.read(5) == b"hello"
+                if not since_314:
+                    assert await c.read(5) == b"hello"
 
     run(factory, main())
 

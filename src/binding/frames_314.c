@@ -1,0 +1,53 @@
+/* Where CPython 3.14 keeps a thread's current frame. Offsets only: nothing of the interpreter's
+ * internals is called. */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <string.h>
+
+#if PY_VERSION_HEX >= 0x030E0000 && PY_VERSION_HEX < 0x030F0000
+#define Py_BUILD_CORE 1
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wstrict-prototypes"
+#pragma GCC diagnostic ignored "-Wpragmas"
+#include "internal/pycore_debug_offsets.h"
+#include "internal/pycore_interpframe_structs.h"
+#include "internal/pycore_runtime.h"
+#pragma GCC diagnostic pop
+#include "binding/frames.h"
+
+/* The interpreter says itself where its fields are: it may be a later 3.14 than the headers. */
+static int offsets_agree(void) {
+    const _Py_DebugOffsets *d = &_PyRuntime.debug_offsets;
+    return memcmp(d->cookie, _Py_Debug_Cookie, sizeof d->cookie) == 0 && !d->free_threaded &&
+           d->thread_state.current_frame == offsetof(PyThreadState, current_frame) &&
+           d->thread_state.native_thread_id == offsetof(PyThreadState, native_thread_id) &&
+           d->interpreter_frame.previous == offsetof(_PyInterpreterFrame, previous) &&
+           d->interpreter_frame.executable == offsetof(_PyInterpreterFrame, f_executable) &&
+           d->interpreter_frame.instr_ptr == offsetof(_PyInterpreterFrame, instr_ptr) &&
+           d->interpreter_frame.owner == offsetof(_PyInterpreterFrame, owner) &&
+           d->code_object.filename == offsetof(PyCodeObject, co_filename) &&
+           d->code_object.qualname == offsetof(PyCodeObject, co_qualname) &&
+           d->code_object.linetable == offsetof(PyCodeObject, co_linetable) &&
+           d->code_object.firstlineno == offsetof(PyCodeObject, co_firstlineno) &&
+           d->code_object.co_code_adaptive == offsetof(PyCodeObject, co_code_adaptive);
+}
+
+int taut_frame_layout_get(taut_frame_layout *out) {
+    if (!offsets_agree())
+        return -1;
+    *out = (taut_frame_layout){
+        .tstate_frame = offsetof(PyThreadState, current_frame),
+        .tstate_native_id = offsetof(PyThreadState, native_thread_id),
+        .cframe_frame = -1,
+        .frame_size = offsetof(_PyInterpreterFrame, localsplus),
+        .frame_code = offsetof(_PyInterpreterFrame, f_executable),
+        .frame_code_tag = 3, /* a reference says in its low bits whether it is counted */
+        .frame_previous = offsetof(_PyInterpreterFrame, previous),
+        .frame_instr = offsetof(_PyInterpreterFrame, instr_ptr),
+        .frame_owner = offsetof(_PyInterpreterFrame, owner),
+        .owner_generator = FRAME_OWNED_BY_GENERATOR,
+        .owner_skip = FRAME_OWNED_BY_INTERPRETER,
+    };
+    return 0;
+}
+#endif
