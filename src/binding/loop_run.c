@@ -85,6 +85,7 @@ const taut_loop_ops taut_pyloop_ops = {
     .wait_end = op_wait_end,
     .check = op_check,
     .woken = op_woken,
+    .ready_done = taut_ready_done,
 };
 
 /* ---- methods --------------------------------------------------------------------------------- */

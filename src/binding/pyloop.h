@@ -141,8 +141,9 @@ extern PyMethodDef taut_loop_sendfile_methods[];   /* loop_sendfile.c: _sendfile
 
 /* loop_run.c: the core's operations. */
 extern const taut_loop_ops taut_pyloop_ops;
-/* ready.c: runs `count` entries; part of taut_pyloop_ops. */
+/* ready.c, parts of taut_pyloop_ops: runs `count` entries; leaves the last task and context. */
 int taut_ready_run(void *ctx, size_t count);
+void taut_ready_done(void *ctx);
 void taut_ready_clear(taut_pyloop *lp);
 int taut_ready_traverse(taut_pyloop *lp, visitproc visit, void *arg);
 

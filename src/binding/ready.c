@@ -290,9 +290,12 @@ int taut_ready_run(void *ctx, size_t count) {
         else
             rc = run_handle(lp, e.a, e.b);
     }
-    taut_task_leave(lp);
-    taut_context_leave(lp);
     return rc;
+}
+
+void taut_ready_done(void *ctx) {
+    taut_task_leave(ctx);
+    taut_context_leave(ctx);
 }
 
 /* ---- the garbage collector's view ---------------------------------------------------------- */

@@ -133,10 +133,15 @@ static int timer_is_near(const taut_loop *l) {
     return heap->count > 0 && heap->items[0].key <= l->now_ns + BURST_NS;
 }
 
+static void ready_done(taut_loop *l) {
+    if (l->ops->ready_done)
+        l->ops->ready_done(l->ctx);
+}
+
 /* Runs the ready queue in batches of what it held when the batch began, so that a chain of
  * call_soon costs no poll per link, until the burst's time is up; or until something was sent,
  * since the other end may be one of ours. asyncio looks at events and timers before each batch. */
-static int run_ready(taut_loop *l) {
+static int run_burst(taut_loop *l) {
     uint64_t start = taut_sys_ticks();
     for (int i = 0; i < BURSTS_MAX; i++) {
         size_t count = taut_ring_count(&l->ready);
@@ -151,6 +156,7 @@ static int run_ready(taut_loop *l) {
             taut_sys_ticks() - start > l->burst_ticks)
             return 0;
         if (timer_is_near(l)) {
+            ready_done(l);
             l->now_ns = taut_sys_now_ns();
             taut_timers_fire(&l->timers, l->now_ns);
             if (l->interrupt_err < 0)
@@ -158,6 +164,12 @@ static int run_ready(taut_loop *l) {
         }
     }
     return 0;
+}
+
+static int run_ready(taut_loop *l) {
+    int rc = run_burst(l);
+    ready_done(l);
+    return rc;
 }
 
 static uint64_t timeout_of(taut_loop *l) {

@@ -30,6 +30,9 @@ typedef struct {
     int (*check)(void *ctx);
     /* taut_loop_wake was called from some thread: move its work to the ring. */
     void (*woken)(void *ctx);
+    /* The batches that run_ready was given are over, and something else may run next: at the end of
+     * a burst, and before timers fire within one. NULL: nobody wants to know. */
+    void (*ready_done)(void *ctx);
 } taut_loop_ops;
 
 /* End-of-turn work: embedded in its owner, run once after the ready queue and before the wait, and

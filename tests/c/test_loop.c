@@ -16,7 +16,8 @@ static struct {
     taut_loop loop;
     char log[LOG_MAX + 1]; /* one letter per thing that ran */
     size_t logged;
-    size_t runs, waits, wakes, checks, batch_max;
+    size_t runs, waits, wakes, checks, batch_max, bursts;
+    int in_burst;
     int ready_err, check_err;
     _Atomic int stop_when_woken; /* set by another thread */
     void (*in_wait)(void);
@@ -37,6 +38,7 @@ static void stop(void *arg) {
 static int op_run_ready(void *ctx, size_t count) {
     CHECK(ctx == &fx);
     CHECK(count > 0 && count <= taut_ring_count(&fx.loop.ready));
+    fx.in_burst = 1;
     fx.batch_max = count > fx.batch_max ? count : fx.batch_max;
     while (count-- > 0 && fx.loop.interrupt_err == 0) {
         taut_entry e = taut_ring_pop(&fx.loop.ready);
@@ -46,7 +48,13 @@ static int op_run_ready(void *ctx, size_t count) {
     }
     return fx.ready_err;
 }
+static void op_ready_done(void *ctx) {
+    CHECK(ctx == &fx);
+    fx.bursts += (size_t)fx.in_burst;
+    fx.in_burst = 0;
+}
 static void op_wait_begin(void *ctx) {
+    CHECK(!fx.in_burst);
     CHECK_EQ(fx.loop.pulse.phase, TAUT_PHASE_POLLING);
     fx.waits++;
     if (fx.in_wait)
@@ -57,6 +65,7 @@ static void op_wait_end(void *ctx) {
 }
 static int op_check(void *ctx) {
     CHECK_EQ(fx.loop.pulse.phase, TAUT_PHASE_RUNNING);
+    CHECK(!fx.in_burst);
     fx.checks++;
     return fx.check_err;
 }
@@ -67,7 +76,8 @@ static void op_woken(void *ctx) {
     if (fx.stop_when_woken)
         taut_loop_stop(&fx.loop);
 }
-static const taut_loop_ops ops = {op_run_ready, op_wait_begin, op_wait_end, op_check, op_woken};
+static const taut_loop_ops ops = {op_run_ready, op_wait_begin, op_wait_end,
+                                  op_check,     op_woken,      op_ready_done};
 
 static int begin(void) {
     memset(&fx, 0, sizeof fx);
@@ -98,6 +108,7 @@ typedef struct {
 /* As an owner does it: firing queues the callback. */
 static void on_due(taut_timer *t) {
     clockwork *c = TAUT_CONTAINER(t, clockwork, timer);
+    CHECK(!fx.in_burst);
     c->fired_ns = taut_clock_now_ns();
     soon(say_arg, c->letter);
     if (c->stops)
@@ -213,6 +224,28 @@ static void stop_ends_after_the_batch(void) {
 
 static void chain(void *arg) {
     soon(chain, 0);
+}
+
+static void chain_of_three(void *arg) {
+    say('3');
+    soon(stop, 0);
+}
+static void chain_of_four(void *arg) {
+    say('4');
+    soon(chain_of_three, 0);
+}
+
+/* The owner hears of the end of a burst, not of each batch; and before anything else runs. */
+static void batches_of_a_burst_end_together(void) {
+    CHECK_EQ(begin(), 0);
+    fx.loop.burst_ticks = UINT64_MAX;
+    fx.loop.calibrate_window_ns = 0;
+    soon(chain_of_four, 0);
+    run("43!");
+    CHECK_EQ(fx.batch_max, 1);
+    CHECK_EQ(fx.bursts, 1);
+    CHECK(!fx.in_burst);
+    end();
 }
 
 /* An endless chain costs no poll per link, yet I/O and timers get their turn. */
@@ -518,6 +551,7 @@ static const check_test tests[] = {
     CHECK_TEST(one_iteration),
     CHECK_TEST(queued_before_the_run_goes_first),
     CHECK_TEST(stop_ends_after_the_batch),
+    CHECK_TEST(batches_of_a_burst_end_together),
     CHECK_TEST(chains_do_not_starve_others),
     CHECK_TEST(bursts_are_bounded_in_time),
     CHECK_TEST(bursts_are_calibrated),
