@@ -160,8 +160,10 @@ def judge(suite: Suite, ours: Run, theirs: Run, left: dict[str, str]) -> dict[st
         mine = ours.results.get(name)
         if other.outcome == "ok" and name not in left and (mine is None or mine.outcome == "skip"):
             failed.append(name)  # not run, or skipped because of the loop
+    both = sum(result.outcome == "ok" and name in theirs.results and
+               theirs.results[name].outcome == "ok" for name, result in ours.results.items())
     return {
-        "name": suite.name, "version": suite.version, "ok": ours.count("ok"),
+        "name": suite.name, "version": suite.version, "ok": both,
         "failed": sorted(failed), "skipped": ours.count("skip"),
         "asyncio_ok": theirs.count("ok"), "asyncio_failed": theirs.count(*BAD),
         "left_out": sum(theirs.results[name].outcome == "ok" for name in left),
