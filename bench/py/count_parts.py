@@ -24,7 +24,7 @@ from workloads import WORKLOADS
 
 ROUNDS_MAX = 3  # they hardly differ; callgrind takes minutes for one
 PERF_OPERATIONS = 20_000
-CALLGRIND_OPERATIONS = 500
+CALLGRIND_OPERATIONS = 300
 PERF = ["perf", "stat", "-x", ",", "-e", "instructions:u"]
 PREFIX = "instructions_"
 #: Under callgrind a row takes long enough for a stall report, which would be counted, too.

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-BUILD = ROOT / "build" / "bench"
+#: One for each C library: a chroot's programs do not run outside of it, nor the other way round.
+BUILD = ROOT / "build" / f"bench-{platform.libc_ver()[1] or 'other'}"
 
 _CPUS = sorted(os.sched_getaffinity(0))
 #: The measured process runs on one CPU and whatever drives it on another one, if there is one.

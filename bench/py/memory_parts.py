@@ -14,15 +14,21 @@ from plan import HERE, YARDSTICK, Part, Plan, interleave, progress
 from report import Result, table
 from stats import ratio
 
-ROUNDS_MAX = 5
+ROUNDS_MAX = 3
+#: Rows: what waits, and options.
+PENDING = {
+    "pending_tasks": ("tasks", []),
+    "pending_tasks_gc_off": ("tasks", ["gc-off"]),
+    "pending_timers": ("timers", []),
+}
 
 
-def measure_pending(plan: Plan, result: Result, kind: str, loops: Sequence[str]) -> None:
-    row = f"pending_{kind}"
+def measure_pending(plan: Plan, result: Result, row: str, loops: Sequence[str]) -> None:
+    kind, options = PENDING[row]
 
     def once(name: str, _: int) -> dict[str, Any]:
         command = [sys.executable, str(HERE / "pending.py"), plan.loop_of(name), kind]
-        command.append(str(plan.pending))
+        command += [str(plan.pending), *options]
         return run_json(command, cpu=SERVER_CPU, timeout_s=300, env=plan.env_of(name))
 
     runs = interleave(result, row, loops, min(plan.rounds, ROUNDS_MAX), once)
@@ -40,15 +46,16 @@ def measure_pending(plan: Plan, result: Result, kind: str, loops: Sequence[str])
                 line.append(str(ratio([run[key] for run in each], theirs)))
         lines.append(line)
     head = ["", "create ns", "teardown ns", "bytes", f"time to {REFERENCE}", "memory to asyncio"]
-    result.add(f"## {plan.pending:,} pending {kind}\n\n" + table(head, lines))
+    how = ", the garbage collector off" if options else ""
+    result.add(f"## {plan.pending:,} pending {kind}{how}\n\n" + table(head, lines))
 
 
 def run_pending(plan: Plan) -> Result:
     result = Result("pending", f"{plan.pending:,} pending tasks and timers, for each")
-    if plan.wants("pending", "pending_tasks"):
-        measure_pending(plan, result, "tasks", plan.loops)
-    if plan.wants("pending", "pending_timers"):
-        measure_pending(plan, result, "timers", without_tasks(plan.loops))
+    for row, (kind, _) in PENDING.items():
+        if plan.wants("pending", row):
+            loops = plan.loops if kind == "tasks" else without_tasks(plan.loops)
+            measure_pending(plan, result, row, loops)
     return result
 
 
@@ -65,7 +72,7 @@ def measure_idle(
             return run_json(command, cpu=CLIENT_CPU, timeout_s=120)
 
     names = loops if plan.variants else [YARDSTICK, *loops]
-    runs = interleave(result, row, names, min(plan.rounds, 3), once)
+    runs = interleave(result, row, names, min(plan.rounds, ROUNDS_MAX), once)
     result.keep(row, runs)
     medians = {
         name: statistics.median(run["bytes_per_connection"] for run in each)
@@ -84,6 +91,6 @@ def run_idle(plan: Plan) -> Result:
 
 
 PARTS = {
-    "pending": Part(run_pending, ("pending_tasks", "pending_timers")),
+    "pending": Part(run_pending, tuple(PENDING)),
     "idle": Part(run_idle, ("idle_protocol",)),
 }

@@ -57,8 +57,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="few short rounds: does it run?")
     parser.add_argument("--loops", help=f"of {','.join(LOOPS)}; default: those installed")
     parser.add_argument("--rounds", type=int, help="default 7")
-    parser.add_argument("--pairs", type=int, help="of the watchdog; default 30")
-    parser.add_argument("--seconds", type=float, help="of a load; default 0.5")
+    parser.add_argument("--pairs", type=int, help="of the watchdog; default 20")
+    parser.add_argument("--seconds", type=float, help="of a load; default 0.4")
     parser.add_argument("--key", choices=("ec", "rsa"), default="ec", help="of TLS servers")
     parser.add_argument("--tls-idle", type=int, help="connections of that part; default 2000")
     parser.add_argument("--notes", default="", help="a sentence for the results")
@@ -66,7 +66,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     options.only = [*options.only, *options.more]
     options.target_ms, options.idle, options.pending = 80, 10_000, 1_000_000
-    for name, usual in (("rounds", 7), ("pairs", 30), ("seconds", 0.5), ("tls_idle", 2000)):
+    for name, usual in (("rounds", 7), ("pairs", 20), ("seconds", 0.4), ("tls_idle", 2000)):
         if getattr(options, name) is None:
             setattr(options, name, QUICK[name] if options.quick else usual)
     if options.quick:

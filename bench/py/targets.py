@@ -94,6 +94,8 @@ def targets() -> list[Target]:
                between("asyncpg_query", "cpu_us", OURS, REFERENCE)),
         Target(f"pending tasks: times as fast as {REFERENCE}", 3.0, False,
                between("pending_tasks", "both_ns", REFERENCE, OURS)),
+        Target(f"pending tasks, no garbage collection: times as fast as {REFERENCE}", 3.0, False,
+               between("pending_tasks_gc_off", "both_ns", REFERENCE, OURS)),
         Target("pending tasks: memory to asyncio", 1.2, True,
                between("pending_tasks", "bytes", OURS, "asyncio")),
     ]  # fmt: skip
