@@ -183,8 +183,8 @@ def parse_arguments() -> argparse.Namespace:
     for pattern in options.only:
         if not fnmatch.filter(known, pattern):
             parser.error(f"{pattern}: no such part or row")
-    for name, usual in (("pairs", 30), ("tls_idle", 2000), ("idle", 10_000), ("target_ms", 60)):
-        setattr(options, name, QUICK[name] if options.quick else usual)
+    for name, most in (("pairs", 30), ("tls_idle", 2000), ("idle", 10_000), ("target_ms", 60)):
+        setattr(options, name, QUICK[name] if options.quick else most)
     options.pending = QUICK["pending"] if options.quick else 500_000
     if options.quick:
         options.rounds, options.seconds = 4, QUICK["seconds"]
