@@ -73,6 +73,18 @@ static inline void taut_weakrefs_clear(PyObject *self) {
         PyObject_ClearWeakRefs(self);
 }
 
+/* What a weak reference refers to, as a new reference; NULL: it is gone. */
+static inline PyObject *taut_weakref_get(PyObject *ref) {
+#if PY_VERSION_HEX >= 0x030D0000
+    PyObject *target = NULL;
+    (void)PyWeakref_GetRef(ref, &target);
+    return target;
+#else
+    PyObject *target = PyWeakref_GET_OBJECT(ref);
+    return target == Py_None ? NULL : Py_NewRef(target);
+#endif
+}
+
 #if PY_VERSION_HEX < 0x030C0000
 #define Py_T_INT T_INT
 #define Py_T_DOUBLE T_DOUBLE

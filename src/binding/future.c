@@ -122,9 +122,7 @@ int taut_future_finish(taut_pyloop *lp, PyObject *future, PyObject *result) {
         return 0;
     if (f->aio.state != TAUT_FUTURE_PENDING)
         return 1;
-    f->aio.result = Py_NewRef(result);
-    f->aio.state = TAUT_FUTURE_FINISHED;
-    return taut_future_schedule(lp, &f->aio) < 0 ? -1 : 1;
+    return taut_future_complete(lp, &f->aio, result) < 0 ? -1 : 1;
 }
 
 PySendResult taut_future_await(PyObject *future, int *begun, PyObject **result) {
@@ -153,9 +151,7 @@ static PyObject *future_set_result(PyObject *self, PyObject *result) {
         taut_state *st = taut_state_of_type(Py_TYPE(self));
         return PyObject_CallFunctionObjArgs(st->own.set_result, self, result, NULL);
     }
-    f->aio.result = Py_NewRef(result);
-    f->aio.state = TAUT_FUTURE_FINISHED;
-    if (taut_future_schedule(f->lp, &f->aio) < 0)
+    if (taut_future_complete(f->lp, &f->aio, result) < 0)
         return NULL;
     Py_RETURN_NONE;
 }

@@ -8,16 +8,25 @@
     X(PENDING)                                                                                     \
     X(RUNNING)                                                                                     \
     X(_asyncio_future_blocking)                                                                    \
+    X(_buffer)                                                                                     \
     X(_default_executor)                                                                           \
     X(_done_callbacks)                                                                             \
+    X(_eof)                                                                                        \
     X(_exception)                                                                                  \
     X(_executor_shutdown_called)                                                                   \
+    X(_limit)                                                                                      \
+    X(_paused)                                                                                     \
     X(_profiled)                                                                                   \
     X(_result)                                                                                     \
     X(_run_in_executor)                                                                            \
     X(_sslobj)                                                                                     \
     X(_state)                                                                                      \
     X(_stop_serving)                                                                               \
+    X(_stream_reader)                                                                              \
+    X(_stream_reader_wr)                                                                           \
+    X(_transport)                                                                                  \
+    X(_waiter)                                                                                     \
+    X(_wakeup_waiter)                                                                              \
     X(abort)                                                                                       \
     X(accept)                                                                                      \
     X(add_done_callback)                                                                           \
@@ -41,6 +50,7 @@
     X(eof_received)                                                                                \
     X(error_received)                                                                              \
     X(exception)                                                                                   \
+    X(feed_data)                                                                                   \
     X(fileno)                                                                                      \
     X(future)                                                                                      \
     X(get_buffer)                                                                                  \
@@ -52,6 +62,7 @@
     X(message)                                                                                     \
     X(msg)                                                                                         \
     X(name)                                                                                        \
+    X(pause_reading)                                                                               \
     X(pause_writing)                                                                               \
     X(peername)                                                                                    \
     X(pending)                                                                                     \

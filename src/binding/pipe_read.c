@@ -4,14 +4,22 @@
 #include "binding/compat.h"
 #include "binding/debug.h"
 #include "binding/err.h"
+#include "binding/stream_reader.h"
 
 static taut_pipe *pipe_in(PyObject *self) {
     return &((taut_read_pipe *)self)->p;
 }
 
+#define DATA_RECEIVED_FAILED "Exception in callback protocol.data_received()"
+
 /* What a protocol raises is reported, and the transport goes on. */
 static void on_data(taut_stream *s, const uint8_t *bytes, size_t size) {
     taut_pipe *p = taut_pipe_of(s);
+    int fed = taut_stream_reader_feed(p->lp, p->protocol, bytes, size);
+    if (fed < 0)
+        taut_pipe_report_raised(p, DATA_RECEIVED_FAILED);
+    if (fed != 0)
+        return;
     PyObject *data = PyBytes_FromStringAndSize((const char *)bytes, (Py_ssize_t)size);
     if (data == NULL) { /* bytes are lost: it cannot go on */
         PyErr_Clear();
@@ -22,7 +30,7 @@ static void on_data(taut_stream *s, const uint8_t *bytes, size_t size) {
     PyObject *r = taut_pipe_call(p, p->lp->st->str_data_received, args + 1, 2);
     Py_DECREF(data);
     if (r == NULL)
-        taut_pipe_report_raised(p, "Exception in callback protocol.data_received()");
+        taut_pipe_report_raised(p, DATA_RECEIVED_FAILED);
     Py_XDECREF(r);
 }
 

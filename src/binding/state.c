@@ -45,7 +45,7 @@ int taut_state_init(PyObject *module, taut_state *st) {
     st->own.set_exception = PyObject_GetAttr(st->future_type, st->str_set_exception);
     st->own.cancel = PyObject_GetAttr(st->future_type, st->str_cancel);
     st->empty_bytes = PyBytes_FromStringAndSize(NULL, 0);
-    return PyErr_Occurred() ? -1 : 0;
+    return PyErr_Occurred() ? -1 : taut_stream_names_init(st);
 }
 
 int taut_state_traverse(taut_state *st, visitproc visit, void *arg) {
@@ -77,6 +77,9 @@ int taut_state_traverse(taut_state *st, visitproc visit, void *arg) {
     Py_VISIT(st->process_transport_type);
     Py_VISIT(st->task_step_type);
     Py_VISIT(st->task_wakeup_type);
+    int rc = taut_stream_names_traverse(st, visit, arg);
+    if (rc != 0)
+        return rc;
 #define TAUT_IMPORT_VISIT(f, m, a) Py_VISIT(st->f);
     TAUT_IMPORTS(TAUT_IMPORT_VISIT)
 #undef TAUT_IMPORT_VISIT
@@ -115,6 +118,7 @@ int taut_state_clear(taut_state *st) {
     Py_CLEAR(st->process_transport_type);
     Py_CLEAR(st->task_step_type);
     Py_CLEAR(st->task_wakeup_type);
+    taut_stream_names_clear(st);
     Py_CLEAR(st->kw_context);
     Py_CLEAR(st->kw_msg);
     Py_CLEAR(st->empty_bytes);

@@ -8,6 +8,7 @@
 #include <Python.h>
 #include "binding/names.h"
 #include "binding/ssl_names.h"
+#include "binding/stream_names.h"
 #include "binding/task_names.h"
 
 /* X(field, module, attribute): an object imported once at module start; NULL: the module. */
@@ -64,6 +65,7 @@ typedef struct taut_state {
     PyObject *empty_bytes;
     taut_ssl_names ssl;
     PyCFunction socket_fileno; /* socket.socket.fileno's; NULL: call the method */
+    taut_stream_names streams;
     PyObject *handle_freelist[TAUT_FREELIST_MAX], *timer_freelist[TAUT_FREELIST_MAX];
     int handle_free_count, timer_free_count;
     PyObject *op_freelist[TAUT_OP_FREELIST_MAX];
@@ -81,6 +83,11 @@ taut_state *taut_state_of_type(PyTypeObject *type);
 int taut_state_init(PyObject *module, taut_state *st);
 int taut_state_traverse(taut_state *st, visitproc visit, void *arg);
 int taut_state_clear(taut_state *st);
+
+/* stream_reader.c: the part about asyncio's streams. */
+int taut_stream_names_init(taut_state *st);
+int taut_stream_names_traverse(taut_state *st, visitproc visit, void *arg);
+void taut_stream_names_clear(taut_state *st);
 
 /* Each file of a type supplies one; it adds its type to the module. 0, or -1 with an exception. */
 int taut_handle_types_add(PyObject *module, taut_state *st);

@@ -80,6 +80,12 @@ int taut_future_finish(taut_pyloop *lp, PyObject *future, PyObject *result);
 /* What one step of `await future` does, for a Future of exactly our type. PYGEN_NEXT: *result is to
  * be yielded; *begun, 0 at first, remembers that. PYGEN_RETURN: *result is the future's. */
 PySendResult taut_future_await(PyObject *future, int *begun, PyObject **result);
+/* Sets the result of a pending `f`, whose loop `lp` is native. 0, or -1. */
+static inline int taut_future_complete(taut_pyloop *lp, taut_aio_future *f, PyObject *result) {
+    f->result = Py_NewRef(result);
+    f->state = TAUT_FUTURE_FINISHED;
+    return taut_future_schedule(lp, f);
+}
 /* Whether futures of `lp` may go the short way: not in debug mode, whose callbacks are timed, nor
  * when call_soon() must refuse. */
 static inline int taut_future_is_native(const taut_pyloop *lp) {

@@ -218,9 +218,7 @@ static int step_returned(taut_state *st, taut_task *t, PyObject *result) {
     }
     if (!taut_future_is_native(t->lp) || f->state != TAUT_FUTURE_PENDING)
         return call_base(st->own.set_result, t, result);
-    f->result = Py_NewRef(result);
-    f->state = TAUT_FUTURE_FINISHED;
-    return taut_future_schedule(t->lp, f);
+    return taut_future_complete(t->lp, f, result);
 }
 
 static int step_raised(taut_state *st, taut_task *t) {

@@ -3,6 +3,7 @@
 #include "binding/tls_engine.h"
 
 #include "binding/compat.h"
+#include "binding/stream_reader.h"
 
 /* Larger blocks are mapped by malloc, and faulting them in costs more than the copy saves. */
 #define ROOM_MAX (120 * 1024)
@@ -63,6 +64,21 @@ static size_t room_for(taut_tls_transport *c) {
     return room < ROOM_MAX ? room : ROOM_MAX;
 }
 
+/* data_received(data). 0, or -1 with an exception. */
+static int give(taut_tls_transport *c, PyObject *data) {
+    if (c->streams && c->protocol != NULL) {
+        int fed =
+            taut_stream_reader_feed(c->lp, c->protocol, (const uint8_t *)PyBytes_AS_STRING(data),
+                                    (size_t)PyBytes_GET_SIZE(data));
+        if (fed != 0)
+            return fed < 0 ? -1 : 0;
+    }
+    PyObject *args[3] = {NULL, NULL, data};
+    PyObject *r = taut_tls_call(c, c->lp->st->str_data_received, args + 1, 2);
+    Py_XDECREF(r);
+    return r == NULL ? -1 : 0;
+}
+
 static int read_copied(taut_tls_transport *c) {
     ssize_t last;
     PyObject *data = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)room_for(c));
@@ -77,16 +93,13 @@ static int read_copied(taut_tls_transport *c) {
         taut_tls_fatal_raised(c, FATAL);
         return 0;
     }
-    PyObject *args[3] = {NULL, NULL, data};
-    PyObject *r = size == 0 ? Py_NewRef(Py_None)
-                            : taut_tls_call(c, c->lp->st->str_data_received, args + 1, 2);
+    int rc = size == 0 ? 0 : give(c, data);
     Py_DECREF(data);
-    if (r == NULL) {
+    if (rc < 0) {
         Py_XDECREF(exc);
         taut_tls_fatal_raised(c, FATAL);
         return 0;
     }
-    Py_DECREF(r);
     return go_on_after(c, last, exc);
 }
 

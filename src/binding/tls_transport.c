@@ -5,6 +5,7 @@
 #include "binding/compat.h"
 #include "binding/debug.h"
 #include "binding/err.h"
+#include "binding/stream_reader.h"
 #include "binding/tls_engine.h"
 
 /* asyncio.constants: seconds, and KiB of water marks. */
@@ -172,6 +173,7 @@ int taut_tls_set_protocol(taut_tls_transport *c, PyObject *protocol) {
         return -1;
     Py_XSETREF(c->protocol, Py_NewRef(protocol));
     c->buffered = buffered != 0;
+    c->streams = taut_stream_reader_serves(c->lp->st, protocol) != 0;
     return 0;
 }
 

@@ -54,9 +54,9 @@ typedef struct taut_tls_transport {
     uint8_t state, app;         /* taut_tls_state, taut_tls_app */
     unsigned server_side : 1, accepted : 1, buffered : 1, closed : 1, eof_received : 1,
         reading_paused : 1, lower_paused : 1, writing_paused : 1, lower_full : 1, lost : 1,
-        secured : 1, gathering : 1;
+        secured : 1, gathering : 1, streams : 1;
     /* secured: the handshake is done. gathering: writelines() has more to come, and the protocol's
-     * pause_writing() must not write in between. */
+     * pause_writing() must not write in between. streams: it is asyncio's StreamReaderProtocol. */
 } taut_tls_transport;
 
 /* A connection without its lower transport, which must then be made with it as protocol. Borrowed

@@ -41,9 +41,9 @@ typedef struct taut_transport {
     unsigned dropped; /* writes after the connection was lost */
     /* open: connection_lost has not run. orphan: the loop is closed. in_call: within a method that
      * user code called. gathering: writelines() has more to come, and pause_writing() must not
-     * write in between. */
+     * write in between. streams: the protocol is asyncio's StreamReaderProtocol. */
     unsigned open : 1, orphan : 1, starting : 1, paused : 1, in_call : 1, release_queued : 1,
-        protocol_paused : 1, gathering : 1;
+        protocol_paused : 1, gathering : 1, streams : 1;
 } taut_transport;
 
 /* Over an fd (owned by the new transport, closed on failure, too), or over `sock` (then fd is its

@@ -3,11 +3,14 @@
 #include "binding/compat.h"
 #include "binding/debug.h"
 #include "binding/err.h"
+#include "binding/stream_reader.h"
 #include "binding/tls_transport.h"
 
 static taut_transport *transport_of(taut_stream *s) {
     return TAUT_CONTAINER(s, taut_transport, stream);
 }
+
+#define DATA_RECEIVED_FAILED "Fatal error: protocol.data_received() call failed."
 
 /* Reads of at least the first size go straight into a bytes object, which spares a copy, until one
  * is smaller than the second. */
@@ -37,11 +40,21 @@ static void deliver(taut_transport *t, PyObject *data) {
     if (TAUT_LIKELY(r != NULL))
         Py_DECREF(r);
     else
-        taut_transport_fatal_raised(t, "Fatal error: protocol.data_received() call failed.");
+        taut_transport_fatal_raised(t, DATA_RECEIVED_FAILED);
+}
+
+/* Whether a StreamReaderProtocol's data is dealt with. */
+static int feed_streams(taut_transport *t, const uint8_t *bytes, size_t size) {
+    int rc = taut_stream_reader_feed(t->lp, t->protocol, bytes, size);
+    if (TAUT_UNLIKELY(rc < 0))
+        taut_transport_fatal_raised(t, DATA_RECEIVED_FAILED);
+    return rc;
 }
 
 void taut_transport_on_data(taut_stream *s, const uint8_t *bytes, size_t size) {
     taut_transport *t = transport_of(s);
+    if (t->streams && t->protocol != NULL && feed_streams(t, bytes, size) != 0)
+        return;
     if (t->layer != NULL && t->protocol != NULL) {
         t->layer(t->protocol, bytes, size);
         return;
@@ -51,7 +64,7 @@ void taut_transport_on_data(taut_stream *s, const uint8_t *bytes, size_t size) {
         taut_transport_fatal_raised(t, "Fatal read error on socket transport");
         return;
     }
-    if (size >= LARGE_SIZE_MIN)
+    if (size >= LARGE_SIZE_MIN && !t->streams)
         large_mode(t, size);
     deliver(t, data);
 }
@@ -160,6 +173,7 @@ int taut_transport_set_protocol(taut_transport *t, PyObject *protocol) {
         return -1;
     Py_XSETREF(t->protocol, Py_NewRef(protocol));
     t->layer = Py_TYPE(protocol) == t->lp->st->tls_type ? taut_tls_on_data : NULL;
+    t->streams = taut_stream_reader_serves(t->lp->st, protocol) != 0;
     t->large_size = 0;
     Py_CLEAR(t->read_buffer);
     taut_stream_set_buffered(&t->stream, buffered);
