@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import asyncio.base_events
 import asyncio.tasks
 import contextlib
 import contextvars
@@ -10,6 +11,7 @@ import itertools
 import os
 import sys
 from collections.abc import Iterator
+from types import CodeType
 from typing import Any
 
 from . import _core
@@ -153,13 +155,24 @@ def _known() -> bool:
         return _futures_known() and _tasks_known(loop)
 
 
-def enable() -> bool:
-    """Let loops make tasks and futures of taut's own, where this Python's are known."""
+def _note_sites(runner: CodeType) -> None:
+    """Let tasks note which code has made them: the innermost that is neither asyncio's nor taut's,
+    within what the loop runs."""
+    files = (asyncio.tasks.create_task.__code__.co_filename, enable.__code__.co_filename)
+    dirs = tuple(os.path.join(os.path.dirname(name), "") for name in files)
+    others = asyncio.base_events.BaseEventLoop.run_forever.__code__
+    _core.task_sites_enable(dirs, (runner, others))
+
+
+def enable(runner: CodeType) -> bool:
+    """Let loops make tasks and futures of taut's own, where this Python's are known. `runner` is
+    the code of the method that runs a loop."""
     wanted = os.environ.get("TAUT_TASKS") or "own"
     if wanted not in ("own", "stdlib"):
         raise ImportError(f"TAUT_TASKS must be 'own' or 'stdlib', not {wanted!r}")
     if not (_core.tasks_known() and _known()):
         return False
+    _note_sites(runner)
     if sys.version_info >= (3, 14):  # where asyncio's list has them as they are
         _core.tasks_enable(wanted == "own")
         return True

@@ -475,5 +475,5 @@ def _learn_task_callbacks() -> None:
 
 
 _learn_task_callbacks()
-_tasks.enable()
+_tasks.enable(Loop.run_forever.__code__)
 gc.callbacks.append(_core.gc_event)

@@ -346,6 +346,16 @@ int taut_frames_walk(const void *tstate, pid_t native_id, taut_frame_id wanted, 
     return out->count > 0 ? 0 : TAUT_FRAMES_NONE;
 }
 
+/* `frame`, or the first outer one that is not the interpreter's own. */
+static taut_frame_id shown_from(const void *frame) {
+    while (frame != NULL && is_internal(((const char *)frame)[layout.frame_owner]))
+        frame = pointer_at(frame, layout.frame_previous);
+    if (frame == NULL)
+        return (taut_frame_id){NULL};
+    return (taut_frame_id){
+        .frame = frame, .code = code_at(frame), .instr = pointer_at(frame, layout.frame_instr)};
+}
+
 taut_frame_id taut_frames_current(const void *tstate) {
     const void *frame;
     if (!layout_ok || tstate == NULL)
@@ -353,12 +363,11 @@ taut_frame_id taut_frames_current(const void *tstate) {
     frame = pointer_at(tstate, layout.tstate_frame);
     if (layout.cframe_frame >= 0)
         frame = pointer_at(frame, (size_t)layout.cframe_frame);
-    while (frame != NULL && is_internal(((const char *)frame)[layout.frame_owner]))
-        frame = pointer_at(frame, layout.frame_previous);
-    if (frame == NULL)
-        return (taut_frame_id){NULL};
-    return (taut_frame_id){
-        .frame = frame, .code = code_at(frame), .instr = pointer_at(frame, layout.frame_instr)};
+    return shown_from(frame);
+}
+
+taut_frame_id taut_frames_outer(const void *frame) {
+    return shown_from(pointer_at(frame, layout.frame_previous));
 }
 
 static int thread_is_known(const PyThreadState *tstate) {

@@ -64,6 +64,8 @@ int taut_frames_init(void);
 /* On the very thread of `tstate`, GIL or not: the frame that calls into C now. All NULL when it
  * cannot be known. */
 taut_frame_id taut_frames_current(const void *tstate);
+/* On that thread, while `frame` stands: the one that called it. */
+taut_frame_id taut_frames_outer(const void *frame);
 /* Any thread, without the GIL. `tstate`: a PyThreadState, which may be stale: it must carry
  * `native_id` as its thread's id. 0 with `out` filled; TAUT_FRAMES_NONE: the thread is gone or runs
  * no Python; TAUT_FRAMES_REFUSED: no walk is possible in this process. */

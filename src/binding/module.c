@@ -91,6 +91,16 @@ static PyMethodDef module_methods[] = {
      "collection."},
     {"mem_stats", mem_stats, METH_NOARGS, mem_stats_doc},
     {"live_tasks", taut_live_tasks, METH_NOARGS, live_tasks_doc},
+    {"task_created_at", taut_task_created_at, METH_O,
+     "task_created_at(task, /) -> tuple[str, int, str] | None\n\nFile, line and function that "
+     "made a Task of taut's own; asyncio's and taut's code is passed over. None: not known."},
+    {"task_awaited", taut_task_awaited, METH_O,
+     "task_awaited(task, /) -> list\n\nWhat the task waits for; if that is a task, what it waits "
+     "for, and so on."},
+    {"task_sites_enable", taut_task_sites_enable, METH_VARARGS,
+     "task_sites_enable(dirs, runners, /) -> bool\n\nFrom now on tasks note who makes them; "
+     "`dirs` (with a separator at the end) hold the code that is passed over, up to the code "
+     "objects `runners`. False: this interpreter's frames are not known."},
     {"task_field_is", taut_task_field_is, METH_VARARGS,
      "task_field_is(object, name, value, /) -> bool\n\nWhether a field of an asyncio future or "
      "task "

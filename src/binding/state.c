@@ -60,6 +60,8 @@ int taut_state_traverse(taut_state *st, visitproc visit, void *arg) {
     Py_VISIT(st->own.set_result);
     Py_VISIT(st->own.set_exception);
     Py_VISIT(st->own.cancel);
+    Py_VISIT(st->own.inner_dirs);
+    Py_VISIT(st->own.runners);
     Py_VISIT(st->tls_type);
     Py_VISIT(st->read_pipe_type);
     Py_VISIT(st->write_pipe_type);
@@ -101,6 +103,10 @@ int taut_state_clear(taut_state *st) {
     Py_CLEAR(st->own.set_result);
     Py_CLEAR(st->own.set_exception);
     Py_CLEAR(st->own.cancel);
+    Py_CLEAR(st->own.inner_dirs);
+    Py_CLEAR(st->own.runners);
+    for (size_t i = 0; i < TAUT_FILES_SEEN; i++)
+        Py_CLEAR(st->own.files[i].name);
     Py_CLEAR(st->tls_type);
     Py_CLEAR(st->read_pipe_type);
     Py_CLEAR(st->write_pipe_type);

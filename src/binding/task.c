@@ -67,6 +67,7 @@ static int task_fill(taut_state *st, taut_task *t, PyObject *coro, PyObject *nam
     if (a->context == NULL)
         return -1;
     Py_CLEAR(a->waiter);
+    taut_task_site_take(st, t);
     TAUT_TASK_FLAG(a, must_cancel) = 0;
     a->cancel_requested = 0;
     Py_XSETREF(a->coro, Py_NewRef(coro));
@@ -218,6 +219,7 @@ static void task_dealloc(PyObject *self) {
     PyObject_GC_UnTrack(self);
     taut_weakrefs_clear(self);
     (void)task_clear(self);
+    Py_CLEAR(t->site_code);
     if (exact && st->own.task_free_count < TAUT_FREELIST_MAX && !PyObject_GC_IsFinalized(self))
         st->own.task_freelist[st->own.task_free_count++] = self;
     else

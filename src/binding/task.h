@@ -63,6 +63,8 @@ typedef struct {
 #if PY_VERSION_HEX < 0x030E0000
     taut_list link; /* among all tasks that are not done */
 #endif
+    PyObject *site_code; /* where it was made: task_site.c */
+    int site_unit;
 } taut_task;
 
 /* Future(loop=lp). NULL with an exception. */
@@ -107,6 +109,16 @@ int taut_task_start_eagerly(taut_task *t);
 PyObject *taut_task_step_callable(taut_task *t);
 PyObject *taut_task_wakeup_callable(taut_task *t);
 extern PyMethodDef taut_task_step_def, taut_task_wakeup_def; /* of these callables */
+
+/* task_site.c: notes who makes the task, from the frames of the calling thread. Never fails. */
+void taut_task_site_take(taut_state *st, taut_task *t);
+/* What a task waits for (a task of ours or of asyncio's), borrowed; NULL: nothing, or not a task.
+ * Called on what it returned it follows the chain. */
+PyObject *taut_task_awaits(taut_state *st, PyObject *task);
+/* The module's task_created_at(task), task_awaited(task) and task_sites_enable(dirs, runners). */
+PyObject *taut_task_created_at(PyObject *module, PyObject *task);
+PyObject *taut_task_awaited(PyObject *module, PyObject *task);
+PyObject *taut_task_sites_enable(PyObject *module, PyObject *args);
 
 /* The module's task_field_is(object, name, value), tasks_known() and tasks_enable(by_default). */
 PyObject *taut_task_field_is(PyObject *module, PyObject *args);

@@ -30,6 +30,13 @@
 #endif
 
 #define TAUT_FREELIST_MAX 2048
+#define TAUT_FILES_SEEN 64
+
+/* A file's name, as code objects have it, and whether it is asyncio's or taut's. */
+typedef struct {
+    PyObject *name; /* owned */
+    int is_inner;
+} taut_file_seen;
 
 typedef struct {
     PyTypeObject *future_type, *task_type; /* NULL: this Python's are not known */
@@ -43,6 +50,10 @@ typedef struct {
 #endif
     PyObject *future_freelist[TAUT_FREELIST_MAX], *task_freelist[TAUT_FREELIST_MAX];
     int future_free_count, task_free_count;
+    /* Where tasks are made, see task_site.c: directories of code that is passed over (NULL: nobody
+     * asks), and the code that runs loops. */
+    PyObject *inner_dirs, *runners;
+    taut_file_seen files[TAUT_FILES_SEEN];
 } taut_task_names;
 
 #endif
