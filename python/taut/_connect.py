@@ -204,6 +204,7 @@ class Connect:
             await waiter
         except BaseException:
             transport.close()
+            waiter = None  # which holds the exception, whose traceback holds this frame
             raise
         return transport, protocol
 

@@ -78,6 +78,7 @@ class Datagrams:
             await waiter
         except BaseException:
             transport.close()
+            waiter = None  # which holds the exception, whose traceback holds this frame
             raise
         return transport, protocol
 

@@ -56,6 +56,7 @@ class Pipes:
             await waiter
         except BaseException:
             transport.close()
+            waiter = None  # which holds the exception, whose traceback holds this frame
             raise
         if self.get_debug():
             logger.debug("%s pipe %r connected: (%r, %r)", kind, pipe.fileno(), transport, protocol)

@@ -138,6 +138,7 @@ class Tls:
             transport.close()
             made.cancel()
             resume.cancel()
+            waiter = None  # which holds the exception, whose traceback holds this frame
             raise
         return secured if begun else None
 

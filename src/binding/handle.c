@@ -219,7 +219,111 @@ void taut_handle_freelists_clear(taut_state *st) {
         PyObject_GC_Del(st->handle_freelist[--st->handle_free_count]);
     while (st->timer_free_count > 0)
         PyObject_GC_Del(st->timer_freelist[--st->timer_free_count]);
+    while (st->threadsafe_free_count > 0)
+        PyObject_GC_Del(st->threadsafe_freelist[--st->threadsafe_free_count]);
 }
+
+/* ---- of other threads -------------------------------------------------------------------------
+ */
+
+#if PY_VERSION_HEX >= 0x030E0000
+PyObject *taut_threadsafe_handle_new(taut_pyloop *lp, PyObject *callback, PyObject *const *args,
+                                     Py_ssize_t nargs, PyObject *context) {
+    taut_state *st = lp->st;
+    taut_threadsafe_handle *s = (taut_threadsafe_handle *)handle_alloc(
+        st->threadsafe_handle_type, st->threadsafe_freelist, &st->threadsafe_free_count);
+    if (s == NULL)
+        return NULL;
+    s->lock = NULL;
+    s->runner = 0;
+    s->running = (PyMutex){0};
+    int rc = handle_fill(&s->h, lp, callback, args, nargs, context);
+    PyObject_GC_Track((PyObject *)s);
+    if (rc < 0)
+        Py_CLEAR(s);
+    return (PyObject *)s;
+}
+
+int taut_handle_begin(taut_state *st, PyObject *handle) {
+    if (!Py_IS_TYPE(handle, st->threadsafe_handle_type))
+        return 0;
+    taut_threadsafe_handle *s = (taut_threadsafe_handle *)handle;
+    if (s->runner != 0)
+        return 0; /* it runs itself once more */
+    PyMutex_Lock(&s->running);
+    s->runner = PyThread_get_thread_ident();
+    return 1;
+}
+
+void taut_handle_end(PyObject *handle) {
+    taut_threadsafe_handle *s = (taut_threadsafe_handle *)handle;
+    s->runner = 0;
+    PyMutex_Unlock(&s->running);
+}
+
+/* In another thread: until the callback is over. Gives the GIL up meanwhile. */
+static void wait_while_running(PyObject *self) {
+    taut_threadsafe_handle *s = (taut_threadsafe_handle *)self;
+    if (s->runner == 0 || s->runner == PyThread_get_thread_ident())
+        return;
+    PyMutex_Lock(&s->running);
+    PyMutex_Unlock(&s->running);
+}
+
+static PyObject *threadsafe_cancel(PyObject *self, PyObject *unused) {
+    wait_while_running(self);
+    if (taut_handle_cancel(self) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *threadsafe_cancelled(PyObject *self, PyObject *unused) {
+    wait_while_running(self);
+    return PyBool_FromLong(taut_handle_is_cancelled(self));
+}
+
+static PyObject *threadsafe_run(PyObject *self, PyObject *unused) {
+    taut_state *st = taut_state_of(PyType_GetModule(Py_TYPE(self)));
+    if (taut_handle_is_cancelled(self))
+        Py_RETURN_NONE;
+    int begun = taut_handle_begin(st, self);
+    PyObject *result = PyObject_CallMethod(st->base_handle, "_run", "O", self);
+    if (begun)
+        taut_handle_end(self);
+    return result;
+}
+
+static void threadsafe_dealloc(PyObject *self) {
+    PyObject_GC_UnTrack(self);
+    taut_weakrefs_clear(self);
+    Py_TRASHCAN_BEGIN(self, threadsafe_dealloc)(void) handle_clear(self);
+    Py_CLEAR(((taut_threadsafe_handle *)self)->lock);
+    taut_state *st = taut_state_of(PyType_GetModule(Py_TYPE(self)));
+    if (st != NULL)
+        handle_free(self, st->threadsafe_handle_type, st->threadsafe_freelist,
+                    &st->threadsafe_free_count);
+    Py_TRASHCAN_END
+}
+
+static PyMethodDef threadsafe_methods[] = {
+    {"cancel", threadsafe_cancel, METH_NOARGS,
+     "cancel() -> None\n\nThe callback will not run, unless it has begun to."},
+    {"cancelled", threadsafe_cancelled, METH_NOARGS, "cancelled() -> bool"},
+    {"_run", threadsafe_run, METH_NOARGS, "As asyncio.Handle has it."},
+    {NULL},
+};
+PyDoc_STRVAR(threadsafe_doc,
+             "A call queued by call_soon_threadsafe(). While it runs, other threads "
+             "wait in cancel() and cancelled().");
+static PyType_Slot threadsafe_slots[] = {
+    {Py_tp_doc, (void *)threadsafe_doc}, {Py_tp_methods, threadsafe_methods},
+    {Py_tp_traverse, handle_traverse},   {Py_tp_clear, handle_clear},
+    {Py_tp_dealloc, threadsafe_dealloc}, {0, NULL},
+};
+#endif
+
+/* ---- the table -----------------------------------------------------------------------------
+ */
 
 PyDoc_STRVAR(cancel_doc, "cancel() -> None\n\nThe callback will not run. Idempotent.");
 
@@ -245,6 +349,11 @@ static PyType_Slot timer_handle_slots[] = {
 #define HANDLE_FLAGS (Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION)
 static PyType_Spec handle_spec = {"taut._core.Handle", sizeof(taut_handle), 0, HANDLE_FLAGS,
                                   handle_slots};
+#if PY_VERSION_HEX >= 0x030E0000
+static PyType_Spec threadsafe_spec = {"taut._core._ThreadSafeHandle",
+                                      sizeof(taut_threadsafe_handle), 0, HANDLE_FLAGS,
+                                      threadsafe_slots};
+#endif
 static PyType_Spec timer_handle_spec = {"taut._core.TimerHandle", sizeof(taut_timer_handle), 0,
                                         HANDLE_FLAGS, timer_handle_slots};
 
@@ -303,5 +412,12 @@ int taut_handle_types_add(PyObject *module, taut_state *st) {
     if (st->handle_type == NULL)
         return -1;
     st->timer_handle_type = add_type(module, &timer_handle_spec, st->base_timer_handle);
+#if PY_VERSION_HEX >= 0x030E0000
+    if (check_slot(st->base_threadsafe_handle, "_lock", offsetof(taut_threadsafe_handle, lock)) < 0)
+        return -1;
+    st->threadsafe_handle_type = add_type(module, &threadsafe_spec, st->base_threadsafe_handle);
+    if (st->threadsafe_handle_type == NULL)
+        return -1;
+#endif
     return st->timer_handle_type == NULL ? -1 : 0;
 }

@@ -14,6 +14,17 @@ typedef struct {
     TAUT_WEAKLIST_FIELD
 } taut_handle;
 
+#if PY_VERSION_HEX >= 0x030E0000
+/* Of call_soon_threadsafe(): while its callback runs, cancel() and cancelled() of other threads
+ * wait. */
+typedef struct {
+    taut_handle h;
+    PyObject *lock;       /* asyncio.events._ThreadSafeHandle's slot, which stays empty */
+    unsigned long runner; /* the thread that runs it, 0 when none ... */
+    PyMutex running;      /* ... and has this locked meanwhile */
+} taut_threadsafe_handle;
+#endif
+
 typedef struct {
     taut_handle h;
     PyObject *scheduled, *when; /* asyncio.TimerHandle's own slots */
@@ -29,6 +40,20 @@ PyObject *taut_handle_new(taut_pyloop *lp, PyObject *callback, PyObject *const *
  * `shown` is what the handle gives for it, or NULL. */
 PyObject *taut_timer_handle_new(taut_pyloop *lp, double when, PyObject *shown, PyObject *callback,
                                 PyObject *const *args, Py_ssize_t nargs, PyObject *context);
+#if PY_VERSION_HEX >= 0x030E0000
+/* The same for call_soon_threadsafe(). */
+PyObject *taut_threadsafe_handle_new(taut_pyloop *lp, PyObject *callback, PyObject *const *args,
+                                     Py_ssize_t nargs, PyObject *context);
+/* Around its callback, on any handle. begin: 1 when end must be called, else 0. */
+int taut_handle_begin(taut_state *st, PyObject *handle);
+void taut_handle_end(PyObject *handle);
+#else
+#define taut_threadsafe_handle_new taut_handle_new
+static inline int taut_handle_begin(taut_state *st, PyObject *handle) {
+    return 0;
+}
+static inline void taut_handle_end(PyObject *handle) {}
+#endif
 static inline int taut_handle_is_cancelled(PyObject *handle) {
     return ((taut_handle *)handle)->cancelled == Py_True;
 }

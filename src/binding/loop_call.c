@@ -24,13 +24,16 @@ static int check_callback(taut_pyloop *lp, PyObject *callback, const char *metho
     return done == NULL ? -1 : 0;
 }
 
-PyObject *taut_pyloop_queue(taut_pyloop *lp, PyObject *const *args, Py_ssize_t nargs,
-                            PyObject *context) {
+typedef PyObject *handle_maker(taut_pyloop *, PyObject *, PyObject *const *, Py_ssize_t,
+                               PyObject *);
+
+static PyObject *queue_made_by(handle_maker *make, taut_pyloop *lp, PyObject *const *args,
+                               Py_ssize_t nargs, PyObject *context) {
     PyObject *vars = NULL;
     PyObject *own = context != NULL ? Py_NewRef(context) : taut_context_for_call(lp, &vars);
     PyObject *handle = NULL;
     if (own != NULL)
-        handle = taut_handle_new(lp, args[0], args + 1, nargs - 1, own);
+        handle = make(lp, args[0], args + 1, nargs - 1, own);
     Py_XDECREF(own);
     if (handle == NULL || taut_pyloop_check_closed(lp) < 0) {
         Py_XDECREF(vars);
@@ -39,6 +42,11 @@ PyObject *taut_pyloop_queue(taut_pyloop *lp, PyObject *const *args, Py_ssize_t n
         Py_CLEAR(handle);
     }
     return handle;
+}
+
+PyObject *taut_pyloop_queue(taut_pyloop *lp, PyObject *const *args, Py_ssize_t nargs,
+                            PyObject *context) {
+    return queue_made_by(taut_handle_new, lp, args, nargs, context);
 }
 
 static PyObject *call_soon(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
@@ -79,7 +87,7 @@ static PyObject *call_soon_threadsafe(PyObject *self, PyObject *const *args, Py_
     if (taut_pyloop_check_forked(lp) < 0 ||
         (TAUT_UNLIKELY(lp->debug) && check_callback(lp, args[0], "call_soon_threadsafe") < 0))
         return NULL;
-    PyObject *handle = taut_pyloop_queue(lp, args, nargs, context);
+    PyObject *handle = queue_made_by(taut_threadsafe_handle_new, lp, args, nargs, context);
     if (handle != NULL)
         taut_pyloop_wake_if_waiting(lp);
     return handle;

@@ -204,11 +204,14 @@ static int run_handle(taut_pyloop *lp, PyObject *handle, PyObject *vars) {
     taut_handle *h = (taut_handle *)handle;
     int rc = 0;
     if (h->cancelled != Py_True && h->callback != NULL) {
+        int begun = taut_handle_begin(lp->st, handle);
         PyObject *result = call_handle(lp, h);
         if (TAUT_LIKELY(result != NULL))
             Py_DECREF(result);
         else
             rc = callback_failed(lp, handle);
+        if (begun)
+            taut_handle_end(handle);
         taut_context_undo(lp, h->context, vars);
     } else {
         Py_XDECREF(vars);

@@ -52,6 +52,7 @@ int taut_state_traverse(taut_state *st, visitproc visit, void *arg) {
     Py_VISIT(st->loop_type);
     Py_VISIT(st->handle_type);
     Py_VISIT(st->timer_handle_type);
+    Py_VISIT(st->threadsafe_handle_type);
     Py_VISIT(st->transport_type);
     Py_VISIT(st->dgram_type);
     Py_VISIT(st->server_type);
@@ -95,6 +96,7 @@ int taut_state_clear(taut_state *st) {
     Py_CLEAR(st->loop_type);
     Py_CLEAR(st->handle_type);
     Py_CLEAR(st->timer_handle_type);
+    Py_CLEAR(st->threadsafe_handle_type);
     Py_CLEAR(st->transport_type);
     Py_CLEAR(st->dgram_type);
     Py_CLEAR(st->server_type);

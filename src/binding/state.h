@@ -11,6 +11,12 @@
 #include "binding/stream_names.h"
 #include "binding/task_names.h"
 
+#if PY_VERSION_HEX >= 0x030E0000
+#define TAUT_THREADSAFE_IMPORTS(X) X(base_threadsafe_handle, "asyncio.events", "_ThreadSafeHandle")
+#else
+#define TAUT_THREADSAFE_IMPORTS(X)
+#endif
+
 /* X(field, module, attribute): an object imported once at module start; NULL: the module. */
 #define TAUT_IMPORTS(X)                                                                            \
     X(future_type, "_asyncio", "Future")                                                           \
@@ -26,6 +32,7 @@
     X(base_server, "asyncio", "AbstractServer")                                                    \
     X(base_handle, "asyncio", "Handle")                                                            \
     X(base_timer_handle, "asyncio", "TimerHandle")                                                 \
+    TAUT_THREADSAFE_IMPORTS(X)                                                                     \
     X(base_protocol, "asyncio", "BaseProtocol")                                                    \
     X(buffered_protocol, "asyncio", "BufferedProtocol")                                            \
     X(sendfile_unavailable, "asyncio", "SendfileNotAvailableError")                                \
@@ -47,6 +54,7 @@
 
 typedef struct taut_state {
     PyTypeObject *loop_type, *handle_type, *timer_handle_type, *transport_type, *server_type;
+    PyTypeObject *threadsafe_handle_type; /* from 3.14 on */
     PyTypeObject *dgram_type;
     PyTypeObject *tls_type, *read_pipe_type, *write_pipe_type;
     taut_task_names own; /* of the own futures and tasks */
@@ -67,7 +75,8 @@ typedef struct taut_state {
     PyCFunction socket_fileno; /* socket.socket.fileno's; NULL: call the method */
     taut_stream_names streams;
     PyObject *handle_freelist[TAUT_FREELIST_MAX], *timer_freelist[TAUT_FREELIST_MAX];
-    int handle_free_count, timer_free_count;
+    PyObject *threadsafe_freelist[TAUT_FREELIST_MAX];
+    int handle_free_count, timer_free_count, threadsafe_free_count;
     PyObject *op_freelist[TAUT_OP_FREELIST_MAX];
     int op_free_count;
 } taut_state;

@@ -22,7 +22,8 @@ static _PyThreadStateImpl *thread_now(void) {
 /* ---- the current task ----------------------------------------------------------------------- */
 
 static int may_enter(const _PyThreadStateImpl *ts, taut_pyloop *lp, taut_task *t) {
-    if (ts->asyncio_running_loop != (PyObject *)lp)
+    /* Without any, as in the child of a fork, asyncio's tasks could not go on; ours can. */
+    if (ts->asyncio_running_loop != (PyObject *)lp && ts->asyncio_running_loop != NULL)
         PyErr_Format(PyExc_RuntimeError, "loop %R is not the running loop", lp);
     else if (ts->asyncio_running_task != NULL)
         PyErr_Format(PyExc_RuntimeError,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import socket
 import ssl
+import weakref
 from typing import Any
 
 import pytest
@@ -24,6 +26,7 @@ from tls_peers import (
     wire_pair,
 )
 
+import taut
 from loops import Factory, Faults, Recorder, fd_count, reset, run, serve, until
 
 HTTP = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -346,6 +349,48 @@ def test_cancelling_a_handshake(factory: Factory, certs: Certs, side: str, how: 
         assert faults.contexts == []
 
     run(factory, main())
+
+
+@pytest.mark.parametrize("how", ["create_connection", "start_tls"])
+def test_a_failed_handshake_leaves_no_cycle(certs: Certs, how: str) -> None:
+    """Of asyncio's versions only the latest do so."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        made: list[weakref.ref[Any]] = []
+
+        class Client(asyncio.Protocol):
+            def connection_made(self, transport: Any) -> None:
+                self.transport = transport
+
+            def __init__(self) -> None:
+                made.append(weakref.ref(self))
+
+        async def connect(address: Any) -> None:
+            context = ssl.create_default_context()  # which does not know the server's authority
+            try:  # pytest.raises() would keep it
+                if how == "create_connection":
+                    await loop.create_connection(
+                        Client, *address, ssl=context, server_hostname="localhost"
+                    )
+                else:
+                    transport, client = await loop.create_connection(Client, *address)
+                    await loop.start_tls(transport, client, context, server_hostname="localhost")
+            except ssl.SSLCertVerificationError:
+                made.append(made[0])
+
+        server, address = await serve(Recorder, ssl=certs.server())
+        gc.collect()
+        gc.disable()
+        try:
+            await connect(address)
+            await until(lambda: not any(one() for one in made), "the end of it all")
+        finally:
+            gc.enable()
+        assert made[-1] is made[0]
+        server.close()
+
+    run(taut.new_event_loop, main())
 
 
 def test_a_timeout_around_open_connection(factory: Factory, certs: Certs) -> None:
