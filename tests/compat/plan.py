@@ -72,6 +72,8 @@ MODULES = (
     Module("test_waitfor"),
     Module("test_eager_task_factory", own_tasks=True),
     Module("test_staggered"),
+    Module("test_graph", fast=True),
+    Module("test_free_threading", own_tasks=True),
 )
 
 BY_NAME = {module.name: module for module in MODULES}
