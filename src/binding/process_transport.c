@@ -66,6 +66,15 @@ static int debug_log(taut_process *p, const char *level, const char *format, PyO
     return r == NULL ? -1 : 0;
 }
 
+/* Of _wait(). From 3.14 on when the child has ended, before when its pipes are closed too. */
+static void wake_waiters(taut_process *p) {
+    PyObject *waiters = p->exit_waiters;
+    p->exit_waiters = NULL;
+    for (Py_ssize_t i = 0; waiters != NULL && i < PyList_GET_SIZE(waiters); i++)
+        taut_pyloop_future_result(p->lp, PyList_GET_ITEM(waiters, i), p->returncode);
+    Py_XDECREF(waiters);
+}
+
 int taut_process_exited(taut_process *p, int code) {
     taut_state *st = p->lp->st;
     PyObject *returncode = PyLong_FromLong(code);
@@ -83,15 +92,11 @@ int taut_process_exited(taut_process *p, int code) {
     Py_XDECREF(known);
     if (rc == 0)
         rc = taut_process_call(p, st->str_process_exited, NULL, NULL);
-    return rc < 0 ? -1 : taut_process_try_finish(p);
-}
-
-static void wake_waiters(taut_process *p) {
-    PyObject *waiters = p->exit_waiters;
-    p->exit_waiters = NULL;
-    for (Py_ssize_t i = 0; waiters != NULL && i < PyList_GET_SIZE(waiters); i++)
-        taut_pyloop_future_result(p->lp, PyList_GET_ITEM(waiters, i), p->returncode);
-    Py_XDECREF(waiters);
+    if (rc < 0 || taut_process_try_finish(p) < 0)
+        return -1;
+    if (PY_VERSION_HEX >= 0x030E0000)
+        wake_waiters(p);
+    return 0;
 }
 
 static PyObject *m_call_connection_lost(PyObject *self, PyObject *exc) {
@@ -497,7 +502,8 @@ static PyMethodDef process_methods[] = {
     {"is_closing", m_is_closing, METH_NOARGS, "True once close() was called."},
     {"set_protocol", m_set_protocol, METH_O, "Switch to another protocol."},
     {"get_protocol", m_get_protocol, METH_NOARGS, "The current protocol."},
-    {"_wait", m_wait, METH_NOARGS, "Awaitable: the return code, once the pipes are closed too."},
+    {"_wait", m_wait, METH_NOARGS,
+     "Awaitable: the return code; up to 3.13 once the pipes are closed too."},
     {"_pipe", m_pipe, METH_O, pipe_doc},
     {"_connected", m_connected, METH_NOARGS, connected_doc},
     {"_abandon", m_abandon, METH_NOARGS, abandon_doc},
