@@ -20,7 +20,8 @@ from micro import BY_HAND, FLOORED
 from plan import HERE, Part, Plan, interleave, progress
 from report import Result, table
 from sched_parts import floor_of
-from workloads import WORKLOADS
+from stats import geometric_mean
+from workloads import OUTSIDE_MEAN, WORKLOADS
 
 ROUNDS_MAX = 3  # they hardly differ; callgrind takes minutes for one
 PERF_OPERATIONS = 20_000
@@ -141,7 +142,24 @@ def run_instructions(plan: Plan) -> Result:
                 line.append(f"{medians[name] / medians[REFERENCE]:.3f}" if both else "-")
         lines.append(line)
     result.add(table(head, lines))
+    if said := means(result, [row for row in rows if row not in OUTSIDE_MEAN], names):
+        without = ", ".join(sorted(OUTSIDE_MEAN))
+        result.add(f"Geometric means to {REFERENCE}, without {without}: {said}.")
     return result
+
+
+def means(result: Result, rows: Sequence[str], names: Sequence[str]) -> str:
+    """What each needs of what the reference does, over the rows that both were counted in."""
+    said = []
+    for name in names:
+        each = [
+            statistics.median(of[name]) / statistics.median(of[REFERENCE])
+            for of in (result.samples[PREFIX + row]["instructions"] for row in rows)
+            if name in of and REFERENCE in of
+        ]
+        if each and name not in (REFERENCE, BY_HAND):
+            said.append(f"{name} {geometric_mean(each):.3f}")
+    return ", ".join(said)
 
 
 PARTS = {"instructions": Part(run_instructions, tuple(PREFIX + row for row in WORKLOADS))}
