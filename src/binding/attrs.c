@@ -44,7 +44,7 @@ int taut_attrs_learn(taut_attrs *a, PyTypeObject *type, PyObject *const *names, 
 }
 
 int taut_attrs_outdated(const taut_attrs *a) {
-    return shared_names(a->type)->dk_nentries != a->names_count;
+    return a->type == NULL || shared_names(a->type)->dk_nentries != a->names_count;
 }
 
 PyObject **taut_attrs_values(PyObject *self) {

@@ -17,7 +17,7 @@ typedef struct {
 /* Learns where instances of `type` (an ordinary class) have the attributes `names`, at most
  * TAUT_ATTRS_MAX interned strings. 0, or -1 without an exception: not in a way that is known. */
 int taut_attrs_learn(taut_attrs *a, PyTypeObject *type, PyObject *const *names, size_t count);
-/* Whether instances have got attributes since then whose names were new. */
+/* Whether instances have got attributes since then whose names were new; or nothing was learnt. */
 int taut_attrs_outdated(const taut_attrs *a);
 /* The attributes of an object whose type is a->type: values[a->at[i]], NULL where it has none. NULL
  * when they are not kept so. Valid until any Python code runs; what is not NULL may be replaced. */

@@ -13,13 +13,18 @@ enum {
     TAUT_STREAM_FUNCTIONS,
 };
 
+/* A class, and what was found when it was last looked at. */
 typedef struct {
-    PyTypeObject *protocol_type, *reader_type; /* NULL: they are not those that are known */
-    PyObject *reader_property;                 /* StreamReaderProtocol._stream_reader */
+    PyTypeObject *type; /* NULL: it is not the one that is known */
+    unsigned version;   /* of its attributes; 0: not looked at */
+    int is_plain;       /* it was as asyncio makes it */
+    taut_attrs attrs;   /* where its instances have theirs */
+} taut_stream_class;
+
+typedef struct {
+    taut_stream_class protocol, reader;
+    PyObject *reader_property; /* StreamReaderProtocol._stream_reader */
     PyObject *functions[TAUT_STREAM_FUNCTIONS], *codes[TAUT_STREAM_FUNCTIONS];
-    /* The classes' versions when they were found to be as asyncio made them; 0: to be looked at. */
-    unsigned protocol_version, reader_version;
-    taut_attrs protocol, reader; /* where their attributes are */
 } taut_stream_names;
 
 #endif

@@ -72,8 +72,8 @@ int taut_stream_names_init(taut_state *st) {
     if (known == 0 && PyType_CheckExact(protocol) && PyType_CheckExact(reader))
         known = take_functions(st, protocol, reader, PyModule_GetDict(module));
     if (known > 0) {
-        st->streams.protocol_type = (PyTypeObject *)Py_NewRef(protocol);
-        st->streams.reader_type = (PyTypeObject *)Py_NewRef(reader);
+        st->streams.protocol.type = (PyTypeObject *)Py_NewRef(protocol);
+        st->streams.reader.type = (PyTypeObject *)Py_NewRef(reader);
     } else if (known < 0 && PyErr_ExceptionMatches(PyExc_AttributeError)) {
         PyErr_Clear(); /* others than ours to know */
         known = 0;
@@ -86,8 +86,8 @@ int taut_stream_names_init(taut_state *st) {
 
 int taut_stream_names_traverse(taut_state *st, visitproc visit, void *arg) {
     taut_stream_names *k = &st->streams;
-    Py_VISIT(k->protocol_type);
-    Py_VISIT(k->reader_type);
+    Py_VISIT(k->protocol.type);
+    Py_VISIT(k->reader.type);
     Py_VISIT(k->reader_property);
     for (int i = 0; i < TAUT_STREAM_FUNCTIONS; i++)
         Py_VISIT(k->functions[i]);
@@ -96,8 +96,8 @@ int taut_stream_names_traverse(taut_state *st, visitproc visit, void *arg) {
 
 void taut_stream_names_clear(taut_state *st) {
     taut_stream_names *k = &st->streams;
-    Py_CLEAR(k->protocol_type);
-    Py_CLEAR(k->reader_type);
+    Py_CLEAR(k->protocol.type);
+    Py_CLEAR(k->reader.type);
     Py_CLEAR(k->reader_property);
     for (int i = 0; i < TAUT_STREAM_FUNCTIONS; i++) {
         Py_CLEAR(k->functions[i]);
@@ -116,67 +116,65 @@ static int class_has(PyTypeObject *type, PyObject *name, PyObject *wanted) {
     return found == wanted;
 }
 
-static int is_plain(PyTypeObject *type) {
-    return type->tp_getattro == PyObject_GenericGetAttr &&
-           type->tp_setattro == PyObject_GenericSetAttr;
+/* Begins to look at a class again. Whether its attributes are looked up in the plain way, and those
+ * of its instances, `names`, kept where they are found. */
+static int look_at(taut_stream_class *c, PyObject *const *names, size_t count) {
+    c->is_plain = 0;
+    c->version = 0;
+    return c->type->tp_getattro == PyObject_GenericGetAttr &&
+           c->type->tp_setattro == PyObject_GenericSetAttr &&
+           taut_attrs_learn(&c->attrs, c->type, names, count) == 0;
 }
 
-static int look_at_protocol(taut_state *st) {
+static void look_at_protocol(taut_state *st) {
     taut_stream_names *k = &st->streams;
-    PyTypeObject *type = k->protocol_type;
+    PyTypeObject *type = k->protocol.type;
     PyObject *names[PROTOCOL_NAMES] = {
         [READER_WR] = st->str__stream_reader_wr,
         [OWN_DATA_RECEIVED] = st->str_data_received,
     };
-    k->protocol_version = 0;
-    if (!is_plain(type) ||
-        !class_has(type, st->str_data_received, k->functions[TAUT_STREAM_DATA_RECEIVED]) ||
-        !class_has(type, st->str__stream_reader, k->reader_property) ||
-        !class_has(type, st->str__stream_reader_wr, NULL) ||
-        taut_attrs_learn(&k->protocol, type, names, PROTOCOL_NAMES) < 0)
-        return 0;
-    k->protocol_version = type->tp_version_tag;
-    return 1;
+    k->protocol.is_plain =
+        look_at(&k->protocol, names, PROTOCOL_NAMES) &&
+        class_has(type, st->str_data_received, k->functions[TAUT_STREAM_DATA_RECEIVED]) &&
+        class_has(type, st->str__stream_reader, k->reader_property) &&
+        class_has(type, st->str__stream_reader_wr, NULL);
+    k->protocol.version = type->tp_version_tag;
 }
 
-static int look_at_reader(taut_state *st) {
+static void look_at_reader(taut_state *st) {
     taut_stream_names *k = &st->streams;
-    PyTypeObject *type = k->reader_type;
+    PyTypeObject *type = k->reader.type;
     PyObject *names[READER_NAMES] = {
         [BUFFER] = st->str__buffer,          [EOF_FED] = st->str__eof,
         [WAITER] = st->str__waiter,          [TRANSPORT] = st->str__transport,
         [PAUSED] = st->str__paused,          [LIMIT] = st->str__limit,
         [OWN_FEED_DATA] = st->str_feed_data, [OWN_WAKE_UP] = st->str__wakeup_waiter,
     };
-    k->reader_version = 0;
-    if (!is_plain(type) ||
-        !class_has(type, st->str_feed_data, k->functions[TAUT_STREAM_FEED_DATA]) ||
-        !class_has(type, st->str__wakeup_waiter, k->functions[TAUT_STREAM_WAKE_UP]) ||
-        taut_attrs_learn(&k->reader, type, names, READER_NAMES) < 0)
-        return 0;
-    for (int i = 0; i < READER_FIELDS; i++)
-        if (k->reader.at[i] < 0 || !class_has(type, names[i], NULL))
-            return 0;
-    k->reader_version = type->tp_version_tag;
-    return 1;
+    int is = look_at(&k->reader, names, READER_NAMES) &&
+             class_has(type, st->str_feed_data, k->functions[TAUT_STREAM_FEED_DATA]) &&
+             class_has(type, st->str__wakeup_waiter, k->functions[TAUT_STREAM_WAKE_UP]);
+    for (int i = 0; is && i < READER_FIELDS; i++)
+        is = k->reader.attrs.at[i] >= 0 && class_has(type, names[i], NULL);
+    k->reader.is_plain = is;
+    k->reader.version = type->tp_version_tag;
 }
 
-/* A class gets another version whenever one of its attributes, or of its bases', changes. Its
- * functions do not tell when they are given other code. */
+/* A class gets another version whenever one of its attributes, or of its bases', changes. */
+static int is_seen(const taut_stream_class *c) {
+    return c->version != 0 && c->version == c->type->tp_version_tag &&
+           !taut_attrs_outdated(&c->attrs);
+}
+
 static int are_unpatched(taut_state *st) {
     taut_stream_names *k = &st->streams;
-    for (int i = 0; i < TAUT_STREAM_FUNCTIONS; i++)
+    if (TAUT_UNLIKELY(!is_seen(&k->protocol)))
+        look_at_protocol(st);
+    if (TAUT_UNLIKELY(!is_seen(&k->reader)))
+        look_at_reader(st);
+    for (int i = 0; i < TAUT_STREAM_FUNCTIONS; i++) /* a class knows nothing of other code */
         if (TAUT_UNLIKELY(PyFunction_GET_CODE(k->functions[i]) != k->codes[i]))
             return 0;
-    if (TAUT_UNLIKELY(k->protocol_version == 0 ||
-                      k->protocol_version != k->protocol_type->tp_version_tag ||
-                      taut_attrs_outdated(&k->protocol)) &&
-        !look_at_protocol(st))
-        return 0;
-    return TAUT_LIKELY(k->reader_version != 0 &&
-                       k->reader_version == k->reader_type->tp_version_tag &&
-                       !taut_attrs_outdated(&k->reader)) ||
-           look_at_reader(st);
+    return k->protocol.is_plain && k->reader.is_plain;
 }
 
 /* NULL: it has none. */
@@ -195,7 +193,7 @@ typedef struct {
 
 /* 1: `r` is filled; 0: there is something that the method must see to. */
 static int look_at_state(taut_state *st, taut_pyloop *lp, PyObject *reader, reader_state *r) {
-    const taut_attrs *a = &st->streams.reader;
+    const taut_attrs *a = &st->streams.reader.attrs;
     PyObject **values = taut_attrs_values(reader);
     if (values == NULL || attr(a, values, OWN_FEED_DATA) != NULL ||
         attr(a, values, OWN_WAKE_UP) != NULL)
@@ -279,7 +277,7 @@ static int pause_reading(taut_state *st, PyObject *reader, PyObject *method) {
 static int feed_data(taut_pyloop *lp, PyObject *reader, const uint8_t *bytes, size_t size) {
     taut_state *st = lp->st;
     reader_state r = {.pause = NULL};
-    if (Py_TYPE(reader) != st->streams.reader_type || !look_at_state(st, lp, reader, &r) ||
+    if (Py_TYPE(reader) != st->streams.reader.type || !look_at_state(st, lp, reader, &r) ||
         !look_at_limit(st, &r, size))
         return 0;
     int rc = append(r.fields[BUFFER], bytes, size);
@@ -294,8 +292,9 @@ static int feed_data(taut_pyloop *lp, PyObject *reader, const uint8_t *bytes, si
 int taut_stream_reader_feed(taut_pyloop *lp, PyObject *protocol, const uint8_t *bytes,
                             size_t size) {
     taut_state *st = lp->st;
-    const taut_attrs *a = &st->streams.protocol;
-    if (TAUT_UNLIKELY(lp->debug || !taut_stream_reader_serves(st, protocol) || !are_unpatched(st)))
+    const taut_attrs *a = &st->streams.protocol.attrs;
+    if (TAUT_UNLIKELY(lp->debug || Py_TYPE(protocol) != st->streams.protocol.type ||
+                      !are_unpatched(st)))
         return 0;
     PyObject **values = taut_attrs_values(protocol);
     if (values == NULL || attr(a, values, OWN_DATA_RECEIVED) != NULL)

@@ -5,12 +5,21 @@
 #ifndef TAUT_BINDING_STREAM_READER_H
 #define TAUT_BINDING_STREAM_READER_H
 
+#include "binding/compat.h"
 #include "binding/pyloop.h"
 
-/* Whether `protocol` is a StreamReaderProtocol, for which taut_stream_reader_feed is worth a try.
- */
-static inline int taut_stream_reader_serves(const taut_state *st, PyObject *protocol) {
-    return Py_TYPE(protocol) == st->streams.protocol_type;
+/* Whether `protocol` is a StreamReaderProtocol, for which taut_stream_reader_feed is worth a try;
+ * then its transport, which has its dictionary at `dict`, is ready for a StreamWriter. -1 with an
+ * exception. */
+static inline int taut_stream_reader_serves(const taut_state *st, PyObject *protocol,
+                                            PyObject **dict) {
+    if (Py_TYPE(protocol) != st->streams.protocol.type)
+        return 0;
+    /* Up to 3.11 bytecode remembers where it has found a method of an object that may have a
+     * dictionary only if it has one. */
+    if (PY_VERSION_HEX < 0x030C0000 && *dict == NULL && (*dict = PyDict_New()) == NULL)
+        return -1;
+    return 1;
 }
 
 /* protocol.data_received(bytes), and with it the feed_data() of its reader. 1: done; 0: nothing was

@@ -169,11 +169,12 @@ static taut_tls_transport *alloc(taut_pyloop *lp) {
 
 int taut_tls_set_protocol(taut_tls_transport *c, PyObject *protocol) {
     int buffered = PyObject_IsInstance(protocol, c->lp->st->buffered_protocol);
-    if (buffered < 0)
+    int streams = buffered < 0 ? -1 : taut_stream_reader_serves(c->lp->st, protocol, &c->dict);
+    if (streams < 0)
         return -1;
     Py_XSETREF(c->protocol, Py_NewRef(protocol));
     c->buffered = buffered != 0;
-    c->streams = taut_stream_reader_serves(c->lp->st, protocol) != 0;
+    c->streams = streams != 0;
     return 0;
 }
 

@@ -169,11 +169,12 @@ int taut_transport_on_eof(taut_stream *s) {
 
 int taut_transport_set_protocol(taut_transport *t, PyObject *protocol) {
     int buffered = PyObject_IsInstance(protocol, t->lp->st->buffered_protocol);
-    if (buffered < 0)
+    int streams = buffered < 0 ? -1 : taut_stream_reader_serves(t->lp->st, protocol, &t->dict);
+    if (streams < 0)
         return -1;
     Py_XSETREF(t->protocol, Py_NewRef(protocol));
     t->layer = Py_TYPE(protocol) == t->lp->st->tls_type ? taut_tls_on_data : NULL;
-    t->streams = taut_stream_reader_serves(t->lp->st, protocol) != 0;
+    t->streams = streams != 0;
     t->large_size = 0;
     Py_CLEAR(t->read_buffer);
     taut_stream_set_buffered(&t->stream, buffered);
