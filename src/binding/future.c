@@ -83,11 +83,29 @@ static PyTypeObject *base_of(PyObject *self) {
     return (PyTypeObject *)state_of(self)->future_type;
 }
 
-static int future_traverse(PyObject *self, visitproc visit, void *arg) {
-    PyTypeObject *base = base_of(self);
-    if (!PyType_HasFeature(base, Py_TPFLAGS_HEAPTYPE))
-        Py_VISIT(Py_TYPE(self));
-    return base->tp_traverse(self, visit, arg);
+/* Full collections go through every future and task that waits, so it knows the fields itself. */
+int taut_future_visit(PyObject *self, visitproc visit, void *arg) {
+    taut_aio_future *f = (taut_aio_future *)self;
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(f->loop);
+    Py_VISIT(f->callback0);
+    Py_VISIT(f->context0);
+    Py_VISIT(f->callbacks);
+    Py_VISIT(f->exception);
+    Py_VISIT(f->exception_tb);
+    Py_VISIT(f->result);
+    Py_VISIT(f->source_tb);
+    Py_VISIT(f->cancel_msg);
+    Py_VISIT(f->cancelled_exc);
+#if PY_VERSION_HEX >= 0x030E0000
+    Py_VISIT(f->awaited_by);
+#endif
+#if PY_VERSION_HEX >= 0x030D0000
+    return PyObject_VisitManagedDict(self, visit, arg);
+#else
+    Py_VISIT(f->dict);
+    return 0;
+#endif
 }
 
 static int future_clear(PyObject *self) {
@@ -237,10 +255,10 @@ static PyGetSetDef future_getset[] = {
 
 PyDoc_STRVAR(future_doc, "Future(*, loop=None)\n\nAn asyncio.Future that a taut loop makes.");
 static PyType_Slot future_slots[] = {
-    {Py_tp_doc, (void *)future_doc},   {Py_tp_init, future_init},
-    {Py_tp_traverse, future_traverse}, {Py_tp_clear, future_clear},
-    {Py_tp_dealloc, future_dealloc},   {Py_tp_methods, future_methods},
-    {Py_tp_getset, future_getset},     {0, NULL},
+    {Py_tp_doc, (void *)future_doc},     {Py_tp_init, future_init},
+    {Py_tp_traverse, taut_future_visit}, {Py_tp_clear, future_clear},
+    {Py_tp_dealloc, future_dealloc},     {Py_tp_methods, future_methods},
+    {Py_tp_getset, future_getset},       {0, NULL},
 };
 static PyType_Spec future_spec = {"taut._core.Future", sizeof(taut_future), 0,
                                   Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,

@@ -184,10 +184,11 @@ static PyTypeObject *base_of(PyObject *self) {
 }
 
 static int task_traverse(PyObject *self, visitproc visit, void *arg) {
-    PyTypeObject *base = base_of(self);
-    if (!PyType_HasFeature(base, Py_TPFLAGS_HEAPTYPE))
-        Py_VISIT(Py_TYPE(self));
-    return base->tp_traverse(self, visit, arg);
+    taut_aio_task *t = (taut_aio_task *)self;
+    Py_VISIT(t->waiter);
+    Py_VISIT(t->coro);
+    Py_VISIT(t->context);
+    return taut_future_visit(self, visit, arg); /* a name is a string: it refers to nothing */
 }
 
 static int task_clear(PyObject *self) {

@@ -74,6 +74,8 @@ PyObject *taut_future_new(taut_pyloop *lp);
 PyObject *taut_task_new(taut_pyloop *lp, PyObject *coro, PyObject *name, PyObject *context);
 /* _callbacks of either type. */
 PyObject *taut_future_get_callbacks(PyObject *self, void *closure);
+/* tp_traverse of the future's part, type included. */
+int taut_future_visit(PyObject *self, visitproc visit, void *arg);
 /* Queues what waits for `f`, which has just become done. `lp` is its loop. 0, or -1. */
 int taut_future_schedule(taut_pyloop *lp, taut_aio_future *f);
 /* A result for a pending future. 1: done, or it was done before; 0: not one of ours that goes the

@@ -241,6 +241,18 @@ static int step_raised(taut_state *st, taut_task *t) {
 /* ---- a step
  * --------------------------------------------------------------------------------------- */
 
+/* What result() of a future or task of ours that is cancelled raises: what it was cancelled by goes
+ * out once. A new reference. */
+static PyObject *cancelled_error_of(taut_state *st, taut_aio_future *f) {
+    PyObject *exc = f->cancelled_exc, *message = f->cancel_msg;
+    f->cancelled_exc = NULL;
+    if (exc != NULL)
+        return exc;
+    return message == NULL || message == Py_None
+               ? PyObject_CallNoArgs(st->cancelled_error)
+               : PyObject_CallOneArg(st->cancelled_error, message);
+}
+
 /* What is thrown in, a new reference: `exc`, but CancelledError when cancel() asked for it. */
 static PyObject *exception_to_throw(taut_state *st, taut_task *t, PyObject *exc) {
     if (!TAUT_TASK_FLAG(&t->aio, must_cancel))
@@ -251,6 +263,8 @@ static PyObject *exception_to_throw(taut_state *st, taut_task *t, PyObject *exc)
     TAUT_TASK_FLAG(&t->aio, must_cancel) = 0;
     if (already)
         return Py_NewRef(exc);
+    if (Py_IS_TYPE((PyObject *)t, st->own.task_type))
+        return cancelled_error_of(st, &t->aio.fut);
     return PyObject_CallMethod((PyObject *)t, "_make_cancelled_error", NULL);
 }
 
@@ -338,8 +352,11 @@ int taut_task_wakeup(taut_task *t, PyObject *future) {
         return -1;
     if (is_ours && f->state == TAUT_FUTURE_FINISHED && f->exception == NULL)
         return taut_task_step(t, NULL);
-    PyObject *result = PyObject_CallMethod(future, "result", NULL), *exc = NULL;
-    if (result == NULL)
+    PyObject *exc = NULL;
+    if (is_ours && f->state == TAUT_FUTURE_CANCELLED)
+        exc = cancelled_error_of(st, f);
+    PyObject *result = exc == NULL ? PyObject_CallMethod(future, "result", NULL) : NULL;
+    if (result == NULL && exc == NULL)
         exc = taut_exception_take();
     Py_XDECREF(result);
     int rc = taut_task_step(t, exc);
