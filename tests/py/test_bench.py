@@ -313,6 +313,26 @@ def test_rows_that_differ(
     assert row.regressed(0.05) == (factor == 1.2)
 
 
+@pytest.mark.parametrize("second", [1.2, 1.0])
+def test_what_got_worse_is_measured_once_more(
+    bench: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, second: float
+) -> None:
+    measured = []
+
+    def measure(plan: Any, results: Path) -> dict[str, Any]:
+        measured.append(plan.only)
+        factors = {"spawn": second if len(measured) > 1 else 1.2, "queue": 0.7}
+        return {
+            row: {"ns": {"base": [100.0] * 5, "present": [100.0 * factor] * 5}}
+            for row, factor in factors.items()
+        }
+
+    monkeypatch.setattr(bench.compare, "measure", measure)
+    plan = bench.plan.Plan([], Path(), 1, 1, 1.0, 1.0, only=("sched",))
+    assert bench.compare.compare(plan, 0.05, tmp_path) == (second == 1.0)
+    assert measured == [("sched",), ("spawn",)]
+
+
 def test_parts_and_rows_are_chosen_by_name(bench: SimpleNamespace) -> None:
     plan = bench.plan.Plan([], Path(), 1, 1, 1.0, 1.0, only=("sched", "protocol_64_*"))
     assert bench.run.wanted_parts(plan) == ["sched", "echo"]
