@@ -174,26 +174,43 @@ static PyObject *future_set_result(PyObject *self, PyObject *result) {
     Py_RETURN_NONE;
 }
 
+PyObject *taut_cancel_as(taut_state *st, PyObject *base, PyObject *self, PyObject *const *args,
+                         Py_ssize_t nargs, PyObject *kwnames) {
+    PyObject *method = PyObject_GetAttr(base, st->str_cancel);
+    PyObject *values[8] = {self};
+    Py_ssize_t count = nargs + (kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames));
+    if (count > 6)
+        count = nargs = 6; /* the base says that these are too many */
+    for (Py_ssize_t i = 0; i < count; i++)
+        values[i + 1] = args[i];
+    PyObject *result =
+        method == NULL ? NULL : PyObject_Vectorcall(method, values, (size_t)nargs + 1, kwnames);
+    Py_XDECREF(method);
+    return result;
+}
+
+/* The message in *msg: nothing was given, or msg by name, as a task's cancel() gives it. */
+static int is_plain_cancel(taut_state *st, PyObject *const *args, Py_ssize_t nargs,
+                           PyObject *kwnames, PyObject **msg) {
+    *msg = NULL;
+    if (nargs == 0 && kwnames != NULL && PyTuple_GET_SIZE(kwnames) == 1 &&
+        PyTuple_GET_ITEM(kwnames, 0) == st->str_msg)
+        *msg = args[0];
+    return nargs == 0 && (kwnames == NULL || *msg != NULL);
+}
+
 static PyObject *future_cancel(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                                PyObject *kwnames) {
     taut_future *f = (taut_future *)self;
-    if (!taut_future_is_native(f->lp) || f->aio.state != TAUT_FUTURE_PENDING || nargs > 0 ||
-        kwnames != NULL) {
+    PyObject *msg;
+    if (!taut_future_is_native(f->lp) || f->aio.state != TAUT_FUTURE_PENDING ||
+        !is_plain_cancel(f->lp->st, args, nargs, kwnames, &msg)) {
         taut_state *st = taut_state_of_type(Py_TYPE(self));
-        PyObject *method = st == NULL ? NULL : PyObject_GetAttr(st->future_type, st->str_cancel);
-        PyObject *values[8] = {self};
-        Py_ssize_t count = nargs + (kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames));
-        if (count > 6)
-            count = nargs = 6; /* the base says that these are too many */
-        for (Py_ssize_t i = 0; i < count; i++)
-            values[i + 1] = args[i];
-        PyObject *result =
-            method == NULL ? NULL : PyObject_Vectorcall(method, values, (size_t)nargs + 1, kwnames);
-        Py_XDECREF(method);
-        return result;
+        return st == NULL ? NULL : taut_cancel_as(st, st->future_type, self, args, nargs, kwnames);
     }
     f->aio.log_tb = 0;
     f->aio.state = TAUT_FUTURE_CANCELLED;
+    Py_XSETREF(f->aio.cancel_msg, Py_XNewRef(msg));
     if (taut_future_schedule(f->lp, &f->aio) < 0)
         return NULL;
     Py_RETURN_TRUE;

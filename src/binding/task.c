@@ -238,6 +238,38 @@ void taut_task_freelists_clear(taut_state *st) {
 /* ---- the type -----------------------------------------------------------------------------------
  */
 
+/* cancel() of a task that waits at a future of ours, without a look at either by name. */
+static PyObject *task_cancel(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                             PyObject *kwnames) {
+    taut_task *t = (taut_task *)self;
+    taut_aio_task *a = &t->aio;
+    taut_state *st = t->lp != NULL ? t->lp->st : taut_state_of_type(Py_TYPE(self));
+    PyObject *waiter = a->waiter;
+    if (st == NULL)
+        return NULL;
+    if (nargs == 0 && kwnames == NULL && a->fut.state == TAUT_FUTURE_PENDING && waiter != NULL &&
+        (Py_IS_TYPE(waiter, st->own.future_type) || Py_IS_TYPE(waiter, st->own.task_type))) {
+        a->fut.log_tb = 0;
+        a->cancel_requested++;
+        Py_INCREF(waiter);
+        PyObject *done = PyObject_CallMethodNoArgs(waiter, st->str_cancel);
+        Py_DECREF(waiter);
+        if (done != Py_False)
+            return done;
+        Py_DECREF(done);
+        TAUT_TASK_FLAG(a, must_cancel) = 1;
+        Py_CLEAR(a->fut.cancel_msg);
+        Py_RETURN_TRUE;
+    }
+    return taut_cancel_as(st, st->task_type, self, args, nargs, kwnames);
+}
+
+static PyMethodDef task_methods[] = {
+    {"cancel", (PyCFunction)(void (*)(void))task_cancel, METH_FASTCALL | METH_KEYWORDS,
+     "cancel(msg=None) -> bool"},
+    {NULL},
+};
+
 static PyGetSetDef task_getset[] = {
     {"_callbacks", taut_future_get_callbacks, NULL, "[(callback, context), ...], None when empty."},
     {NULL},
@@ -246,9 +278,11 @@ static PyGetSetDef task_getset[] = {
 PyDoc_STRVAR(task_doc, "Task(coro, *, loop=None, name=None, context=None)\n\n"
                        "An asyncio.Task that a taut loop makes; from 3.12 on with eager_start=.");
 static PyType_Slot task_slots[] = {
-    {Py_tp_doc, (void *)task_doc},   {Py_tp_new, task_tp_new},    {Py_tp_init, task_init},
-    {Py_tp_traverse, task_traverse}, {Py_tp_clear, task_clear},   {Py_tp_finalize, task_finalize},
-    {Py_tp_dealloc, task_dealloc},   {Py_tp_getset, task_getset}, {0, NULL},
+    {Py_tp_doc, (void *)task_doc}, {Py_tp_new, task_tp_new},
+    {Py_tp_init, task_init},       {Py_tp_traverse, task_traverse},
+    {Py_tp_clear, task_clear},     {Py_tp_finalize, task_finalize},
+    {Py_tp_dealloc, task_dealloc}, {Py_tp_getset, task_getset},
+    {Py_tp_methods, task_methods}, {0, NULL},
 };
 static PyType_Spec task_spec = {"taut._core.Task", sizeof(taut_task), 0,
                                 Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,

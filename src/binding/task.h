@@ -74,6 +74,9 @@ PyObject *taut_future_new(taut_pyloop *lp);
 PyObject *taut_task_new(taut_pyloop *lp, PyObject *coro, PyObject *name, PyObject *context);
 /* _callbacks of either type. */
 PyObject *taut_future_get_callbacks(PyObject *self, void *closure);
+/* cancel() of asyncio's own `base`, with these arguments. */
+PyObject *taut_cancel_as(taut_state *st, PyObject *base, PyObject *self, PyObject *const *args,
+                         Py_ssize_t nargs, PyObject *kwnames);
 /* tp_traverse of the future's part, type included. */
 int taut_future_visit(PyObject *self, visitproc visit, void *arg);
 /* Queues what waits for `f`, which has just become done. `lp` is its loop. 0, or -1. */

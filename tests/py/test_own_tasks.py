@@ -232,6 +232,47 @@ def test_cancellation(make: Factory) -> None:
     run(make, main())
 
 
+def test_cancel_goes_down_to_what_is_awaited(make: Factory) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+
+        async def wait(what: Any) -> None:
+            await what
+
+        for args, keywords, message in (
+            ((), {}, None), ((None,), {}, None), (("m",), {}, "m"), ((), {"msg": "m"}, "m"),
+        ):
+            future = loop.create_future()
+            inner = asyncio.create_task(wait(future))
+            outer: Any = asyncio.create_task(wait(inner))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert outer.cancel(*args, **keywords)
+            assert future.cancelled() and not inner.done() and not outer.done()
+            assert future._cancel_message == message
+            assert inner.cancelling() == outer.cancelling() == 1
+            with pytest.raises(asyncio.CancelledError) as raised:
+                await outer
+            assert raised.value.args == (() if message is None else (message,))
+            assert inner.cancelled() and outer.cancelled() and not outer.cancel()
+        task: Any = asyncio.create_task(asyncio.sleep(60))
+        await asyncio.sleep(0)
+        for wrong in (lambda: task.cancel(1, 2), lambda: task.cancel(text="m")):
+            with pytest.raises(TypeError):
+                wrong()
+        assert task.cancelling() == 0
+        done = loop.create_future()
+        late = asyncio.create_task(wait(done))
+        await asyncio.sleep(0)
+        done.set_result(None)  # the task will hear of it: it is told of the cancellation then
+        assert late.cancel() and late.cancelling() == 1
+        with pytest.raises(asyncio.CancelledError):
+            await late
+        task.cancel()
+
+    run(make, main())
+
+
 def test_exceptions_keep_their_tracebacks(make: Factory) -> None:
     async def fails() -> None:
         await asyncio.sleep(0)
