@@ -17,6 +17,11 @@ from asyncio.log import logger
 
 _Ts = TypeVarTuple("_Ts")
 
+# From 3.14 on the public one warns.
+_iscoroutinefunction: Callable[[object], bool] = (
+    getattr(asyncio.coroutines, "_iscoroutinefunction", None) or asyncio.iscoroutinefunction
+)
+
 
 class Signals:
     """add_signal_handler() and its kin."""
@@ -64,7 +69,7 @@ class Signals:
         TypeError for a coroutine, ValueError for a number that is no signal, RuntimeError for one
         that cannot be caught or outside the main thread.
         """
-        if asyncio.iscoroutine(callback) or asyncio.iscoroutinefunction(callback):
+        if asyncio.iscoroutine(callback) or _iscoroutinefunction(callback):
             raise TypeError("coroutines cannot be used with add_signal_handler()")
         self._check_signal(sig)
         self._check_closed()

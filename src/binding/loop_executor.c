@@ -164,6 +164,9 @@ static int call_push(executor_call *call) {
     taut_pyloop *lp = call->lp;
     if (lp->closed || call->source == NULL)
         return 0;
+    /* From 3.14 on asyncio passes on at once what the loop's own thread has brought. */
+    if (PY_VERSION_HEX >= 0x030E0000 && lp->thread_ident == PyThread_get_thread_ident())
+        return call_complete(call);
     if (taut_pyloop_check_forked(lp) < 0 ||
         taut_ready_call0(lp, (PyObject *)call, call->context) < 0)
         return -1;

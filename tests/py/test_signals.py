@@ -91,6 +91,17 @@ print(loop.remove_signal_handler(USR1), signal.getsignal(USR1) == signal.SIG_DFL
     ]
 
 
+def test_no_warning(loop_name: str) -> None:
+    lines = program(loop_name, """
+import warnings
+warnings.simplefilter("error")
+loop.add_signal_handler(USR1, print)
+print(loop.remove_signal_handler(USR1))
+loop.close()
+""")
+    assert lines == ["True"]
+
+
 def test_what_the_handler_raises(loop_name: str) -> None:
     lines = program(loop_name, """
 loop.set_exception_handler(lambda _, context: got.append(context))
