@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import loops  # noqa: E402
+
+# A shell that runs `make test &` from a script has it ignore SIGINT, and so would every child.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: Each test that takes a loop runs on all of these; asyncio's result is the expectation.
 LOOPS = os.environ.get("TAUT_TEST_LOOPS", "asyncio,taut").split(",")
