@@ -16,8 +16,8 @@ enum { OWN_FEED_DATA = READER_FIELDS, OWN_WAKE_UP, READER_NAMES };
 static const char *const names_used[TAUT_STREAM_FUNCTIONS] = {
     [TAUT_STREAM_DATA_RECEIVED] = "_stream_reader feed_data",
     [TAUT_STREAM_GET_READER] = "_stream_reader_wr",
-    [TAUT_STREAM_FEED_DATA] = "_eof _buffer extend _wakeup_waiter _transport _paused len _limit "
-                              "pause_reading NotImplementedError",
+    [TAUT_STREAM_FEED_DATA] = ("_eof _buffer extend _wakeup_waiter _transport _paused len _limit "
+                               "pause_reading NotImplementedError"),
     [TAUT_STREAM_WAKE_UP] = "_waiter cancelled set_result",
 };
 
