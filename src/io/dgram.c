@@ -161,10 +161,6 @@ void taut_dgram_close(taut_dgram *d) {
         finish(d, 0);
 }
 
-void taut_dgram_abort(taut_dgram *d, int err) {
-    taut_dgram_break(d, err);
-}
-
 void taut_dgram_discard(taut_dgram *d) {
     int fd = d->foreign_fd ? -1 : d->watch.fd;
     d->watch.fd = -1;
@@ -245,8 +241,11 @@ static void queue_send(taut_dgram *d) {
             return;
         for (int i = own || n < 0 ? 1 : n; i > 0 && d->queue_count > 0; i--)
             queue_pop(d);
-        if (n < 0 && !own && !d->lost)
+        if (n < 0 && !own && !d->lost) {
+            d->telling = 1;
             d->ops->error(d, n);
+            d->telling = 0;
+        }
         if (d->lost)
             return;
     }
@@ -277,6 +276,13 @@ void taut_dgram_flush(taut_dgram *d) {
     }
     if (d->queue_count == 0 && d->closing && !d->lost)
         finish(d, 0);
+}
+
+void taut_dgram_abort(taut_dgram *d, int err) {
+    /* What ops->error() has sent before would have gone at once outside of a flush. */
+    if (d->telling && !d->lost)
+        queue_send(d);
+    taut_dgram_break(d, err);
 }
 
 static void on_turn_end(void *arg) {

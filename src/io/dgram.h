@@ -78,7 +78,7 @@ struct taut_dgram {
      * dropped after the end. own_io: set after open; the owner reads itself. batch: several
      * datagrams are being delivered, whose answers leave together. bursts: many came at once. */
     unsigned large : 1, connected : 1, own_io : 1, reading : 1, batch : 1, bursts : 1, flushing : 1,
-        progress : 1, writing_paused : 1, closing : 1, lost : 1, closed_scheduled : 1;
+        telling : 1, progress : 1, writing_paused : 1, closing : 1, lost : 1, closed_scheduled : 1;
 };
 
 /* Fills the struct; nothing is registered until taut_dgram_read_start. Default water marks: 64 KiB

@@ -237,7 +237,9 @@ class Machine(RuleBasedStateMachine):
         if not self.worlds:
             return
         expected, got = (world.show() for world in self.worlds)
-        for key in ["events", *sorted(expected.keys() | got.keys())]:
+        # How much the kernel takes is each socket's own affair: known when both worlds know it.
+        unsure = {"buffer empty"} & (expected.keys() ^ got.keys())
+        for key in ["events", *sorted((expected.keys() | got.keys()) - unsure)]:
             assert expected.get(key) == got.get(key), (
                 f"{key}: asyncio {expected.get(key)!r}, taut {got.get(key)!r}"
             )

@@ -63,6 +63,34 @@ def test_abort_drops_what_is_queued(factory: Factory, tmp_path: Path) -> None:
     loops.run(factory, main())
 
 
+def test_what_was_sent_in_error_received_before_abort_has_left(factory: Factory) -> None:
+    """Also where the error is that of a datagram which left together with others."""
+    class Gives(Notes):
+        def error_received(self, exc: BaseException) -> None:
+            super().error_received(exc)
+            self.transport.sendto(b"last words", there)
+            self.transport.sendto(b"and more", there)
+            self.transport.abort()
+
+    there: Any = None
+
+    async def main() -> None:
+        nonlocal there
+        with plain() as peer:
+            there = peer.getsockname()
+            transport, notes = await endpoint(Gives())
+            transport.sendto(b"first", there)
+            transport.sendto(b"second", there)
+            transport.sendto(bytes(65508), there)  # more than a datagram may have
+            await loops.until(lambda: notes.lost, "connection_lost")
+            assert len(notes.errors) == 1
+            loop = asyncio.get_running_loop()
+            got = [await loop.sock_recv(peer, 100) for _ in range(4)]
+            assert got == [b"first", b"second", b"last words", b"and more"]
+
+    loops.run(factory, main())
+
+
 def test_what_was_sent_before_abort_has_left(factory: Factory) -> None:
     async def main() -> None:
         transport, notes = await endpoint()
