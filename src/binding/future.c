@@ -136,7 +136,7 @@ static void future_dealloc(PyObject *self) {
 
 int taut_future_finish(taut_pyloop *lp, PyObject *future, PyObject *result) {
     taut_future *f = (taut_future *)future;
-    if (Py_TYPE(future) != lp->st->own.future_type || f->lp != lp || !taut_future_is_native(lp))
+    if (!taut_future_is_ours(lp, future))
         return 0;
     if (f->aio.state != TAUT_FUTURE_PENDING)
         return 1;

@@ -60,17 +60,12 @@ static int source_tell(taut_state *st, PyObject *source, PyObject *call) {
 
 /* ---- the loop's future ----------------------------------------------------------------------- */
 
-static int is_own(taut_pyloop *lp, PyObject *future) {
-    return Py_IS_TYPE(future, lp->st->own.future_type) && taut_future_is_native(lp) &&
-           ((taut_future *)future)->lp == lp;
-}
-
 /* future.add_done_callback(call), for the case that it is cancelled. */
 static int future_tell(executor_call *call) {
     taut_state *st = call->lp->st;
     taut_aio_future *f = (taut_aio_future *)call->future;
-    if (is_own(call->lp, call->future) && f->state == TAUT_FUTURE_PENDING && f->callback0 == NULL &&
-        f->callbacks == NULL) {
+    if (taut_future_is_ours(call->lp, call->future) && f->state == TAUT_FUTURE_PENDING &&
+        f->callback0 == NULL && f->callbacks == NULL) {
         f->callback0 = Py_NewRef((PyObject *)call);
         f->context0 = Py_NewRef(call->context);
         return 0;
@@ -81,25 +76,19 @@ static int future_tell(executor_call *call) {
     return done == NULL ? -1 : 0;
 }
 
-/* Consumes `result`. */
 static int future_finish(executor_call *call, PyObject *future, PyObject *result) {
     taut_pyloop *lp = call->lp;
     taut_aio_future *f = (taut_aio_future *)future;
-    int rc = 0;
-    if (is_own(lp, future) && f->state == TAUT_FUTURE_PENDING) {
+    if (taut_future_is_ours(lp, future) && f->state == TAUT_FUTURE_PENDING) {
         if (f->callback0 == (PyObject *)call) { /* it was not cancelled: nothing to tell */
             Py_CLEAR(f->callback0);
             Py_CLEAR(f->context0);
         }
-        f->result = result;
-        f->state = TAUT_FUTURE_FINISHED;
-        return taut_future_schedule(lp, f);
+        return taut_future_complete(lp, f, result);
     }
     PyObject *done = PyObject_CallMethodOneArg(future, lp->st->str_set_result, result);
-    rc = done == NULL ? -1 : 0;
     Py_XDECREF(done);
-    Py_DECREF(result);
-    return rc;
+    return done == NULL ? -1 : 0;
 }
 
 /* Exceptions of concurrent.futures become asyncio's. */
@@ -117,7 +106,7 @@ static int future_fail(taut_state *st, PyObject *future, PyObject *raised) {
 
 /* 1: the loop's future waits for an outcome; 0 or -1 with an exception. */
 static int future_waits(executor_call *call, PyObject *future) {
-    if (is_own(call->lp, future))
+    if (taut_future_is_ours(call->lp, future))
         return ((taut_aio_future *)future)->state == TAUT_FUTURE_PENDING;
     PyObject *done = PyObject_CallMethodNoArgs(future, call->lp->st->str_done);
     int is = done == NULL ? -1 : PyObject_IsTrue(done);
@@ -136,7 +125,7 @@ static int copy_outcome(executor_call *call, PyObject *source, PyObject *future)
         PyObject *result = raised == NULL ? NULL : PyObject_GetAttr(source, st->str__result);
         int rc = -1;
         if (result != NULL && raised == Py_None)
-            rc = future_finish(call, future, Py_NewRef(result));
+            rc = future_finish(call, future, result);
         else if (result != NULL)
             rc = future_fail(st, future, raised);
         Py_XDECREF(raised);

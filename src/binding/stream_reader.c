@@ -206,8 +206,7 @@ static int look_at_state(taut_state *st, taut_pyloop *lp, PyObject *reader, read
     if (r->fields[EOF_FED] != Py_False || !PyByteArray_CheckExact(buffer) ||
         ((PyByteArrayObject *)buffer)->ob_exports > 0 || !PyBool_Check(r->fields[PAUSED]))
         return 0;
-    return waiter == Py_None || (Py_TYPE(waiter) == st->own.future_type &&
-                                 ((taut_future *)waiter)->lp == lp && taut_future_is_native(lp) &&
+    return waiter == Py_None || (taut_future_is_ours(lp, waiter) &&
                                  ((taut_future *)waiter)->aio.state != TAUT_FUTURE_FINISHED);
 }
 

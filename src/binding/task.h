@@ -98,6 +98,11 @@ static inline int taut_future_complete(taut_pyloop *lp, taut_aio_future *f, PyOb
 static inline int taut_future_is_native(const taut_pyloop *lp) {
     return TAUT_LIKELY(lp != NULL) && !lp->debug && !lp->closed;
 }
+/* Whether `future` is a Future of exactly our type, of this loop, which may go that way. */
+static inline int taut_future_is_ours(const taut_pyloop *lp, PyObject *future) {
+    return Py_IS_TYPE(future, lp->st->own.future_type) && ((taut_future *)future)->lp == lp &&
+           taut_future_is_native(lp);
+}
 
 /* task_step.c: one step of the coroutine, into which `exc` (NULL: nothing) is thrown; and the step
  * after `future` became done. The task's context is entered. 0, or -1 with an exception that has
