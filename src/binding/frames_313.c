@@ -1,20 +1,33 @@
-/* Where CPython 3.13 keeps a thread's current frame. Offsets only: nothing of the interpreter's
- * internals is called. */
+/* Where CPython 3.13 and 3.14 keep a thread's current frame. Offsets only: nothing of the
+ * interpreter's internals is called. */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <string.h>
 
-#if PY_VERSION_HEX >= 0x030D0000 && PY_VERSION_HEX < 0x030E0000
+#if PY_VERSION_HEX >= 0x030D0000 && PY_VERSION_HEX < 0x030F0000
 #define Py_BUILD_CORE 1
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wstrict-prototypes"
 #pragma GCC diagnostic ignored "-Wpragmas"
+#if PY_VERSION_HEX >= 0x030E0000
+#include "internal/pycore_debug_offsets.h"
+#include "internal/pycore_interpframe_structs.h"
+#else
 #include "internal/pycore_frame.h"
+#endif
 #include "internal/pycore_runtime.h"
 #pragma GCC diagnostic pop
 #include "binding/frames.h"
 
-/* A later 3.13 could still move a field: the interpreter says itself where they are. */
+#if PY_VERSION_HEX >= 0x030E0000
+#define CODE_TAG 3 /* a reference says in its low bits whether it is counted */
+#define OWNER_SKIP FRAME_OWNED_BY_INTERPRETER
+#else
+#define CODE_TAG 0
+#define OWNER_SKIP FRAME_OWNED_BY_CSTACK
+#endif
+
+/* A later patch release could still move a field: the interpreter says itself where they are. */
 static int offsets_agree(void) {
     const _Py_DebugOffsets *d = &_PyRuntime.debug_offsets;
     return memcmp(d->cookie, _Py_Debug_Cookie, sizeof d->cookie) == 0 && !d->free_threaded &&
@@ -40,11 +53,12 @@ int taut_frame_layout_get(taut_frame_layout *out) {
         .cframe_frame = -1,
         .frame_size = offsetof(_PyInterpreterFrame, localsplus),
         .frame_code = offsetof(_PyInterpreterFrame, f_executable),
+        .frame_code_tag = CODE_TAG,
         .frame_previous = offsetof(_PyInterpreterFrame, previous),
         .frame_instr = offsetof(_PyInterpreterFrame, instr_ptr),
         .frame_owner = offsetof(_PyInterpreterFrame, owner),
         .owner_generator = FRAME_OWNED_BY_GENERATOR,
-        .owner_skip = FRAME_OWNED_BY_CSTACK,
+        .owner_skip = OWNER_SKIP,
     };
     return 0;
 }
