@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 export FULL
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench bench-compare compat soak fuzz lint format clean
+.PHONY: help setup demo test bench bench-compare compat incidents incidents-long soak fuzz lint format clean
 
 help:
 	@echo 'make demo     a FastAPI service on asyncio, uvloop and taut, and a stall caught in the act'
@@ -15,6 +15,7 @@ help:
 	@echo 'make bench    the benchmarks; results go to bench/results'
 	@echo 'make bench-compare BASE=<commit>  what has become faster or slower since'
 	@echo "make compat   CPython's own asyncio test suites, other people's, and real programs, on taut"
+	@echo 'make incidents  does the doctor find each incident of examples/incidents, and nothing else'
 	@echo 'make soak     twice ten minutes under load, watching memory, fds, threads and references'
 	@echo 'make fuzz     libFuzzer on the C core, FUZZ_SECONDS=60 for each target'
 	@echo 'make lint     tidy, ruff, clang-format (when present) and mypy'
@@ -47,6 +48,15 @@ compat:
 	$(PY) tests/compat/apps/run.py || status=1; \
 	$(PY) tests/compat/suites.py || status=1; \
 	exit $$status
+
+incidents:
+	@INCIDENTS=1 tools/bootstrap.sh
+	@$(PY) tools/incidents.py $(ARGS)
+
+# The healthy ones for ten minutes each.
+incidents-long:
+	@INCIDENTS=1 tools/bootstrap.sh
+	@$(PY) tools/incidents.py --controls --long --trend 30 $(ARGS)
 
 soak: setup
 	@$(PY) bench/py/soak.py

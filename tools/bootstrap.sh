@@ -12,6 +12,7 @@
 #   COMPAT=1  also CPython's own test package
 #   BENCH=1   also what `make bench` needs (OpenSSL's headers and command, PostgreSQL, Redis,
 #             valgrind), and the rivals of rivals.txt that this machine can install
+#   INCIDENTS=1  also the servers of `make incidents` (PostgreSQL, Redis)
 #   TESTS=1   also what the C tests link (OpenSSL's headers)
 #   FUZZ=1    also what `make fuzz` needs (clang with its libFuzzer, OpenSSL's headers)
 #   STAGE   where to stop: system, venv or taut (default)
@@ -67,11 +68,13 @@ P
     if [ -n "${TESTS:-}${FUZZ:-}${BENCH:-}" ]; then
         echo '#include <openssl/ssl.h>' | gcc -E -x c - -o /dev/null 2>/dev/null || echo libssl-dev
     fi
-    if [ -n "${BENCH:-}" ]; then
-        command -v openssl >/dev/null || echo openssl
+    [ -z "${BENCH:-}" ] || command -v openssl >/dev/null || echo openssl
+    if [ -n "${BENCH:-}${INCIDENTS:-}" ]; then
         command -v redis-server >/dev/null || echo redis-server
         command -v postgres >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/postgres' \
             >/dev/null || echo postgresql
+    fi
+    if [ -n "${BENCH:-}" ]; then
         command -v valgrind >/dev/null || [ -n "${FULL:-}" ] || echo valgrind
     fi
     if [ -n "${FUZZ:-}" ]; then

@@ -65,6 +65,11 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
     ("system-call", "src/io/pulse.h"): "the futex that unparks the watchdog: never simulated",
     ("system-call", "src/io/watchdog.c"): "its own thread watches real time: never simulated",
     ("system-call", "src/io/private_fds.c"): "for the watchdog's thread: never simulated",
+    ("system-call", "src/io/console.c"): "a thread beside the loop: never simulated",
+    ("system-call", "src/io/console_place.c"): "for that thread: never simulated",
+    ("errno", "src/io/console.c"): "of its poll: never simulated",
+    ("system-call", "src/io/journal.c"): "a file beside the loop's work: never simulated",
+    ("system-call", "src/io/thread_stat.c"): "reads /proc, for the watchdog: never simulated",
     ("system-call", "src/io/threadpool.c"): "native threads: never simulated",
     ("system-call", "src/io/peek.c"): "reads the own memory, for the watchdog: never simulated",
     ("system-call", "src/io/process.c"): "makes real processes: never simulated",
@@ -286,8 +291,9 @@ def check_registered(sources: list[Source]) -> Iterator[Breach]:
             yield Breach(source.path, 1, "unbuilt", "no meson.build names it")
     for source in sources:
         directory, _, name = source.path.rpartition("/")
-        if directory == "python/taut" and source.suffix in (".py", ".pyi"):
-            if f"'{name}'" not in builds.get(directory, ""):
+        within = source.path.removeprefix("python/taut/")
+        if directory in ("python/taut", "python/taut/doctor") and source.suffix in (".py", ".pyi"):
+            if f"'{within}'" not in builds.get("python/taut", ""):
                 yield Breach(source.path, 1, "unbuilt", "no meson.build installs it")
 
 

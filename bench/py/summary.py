@@ -36,12 +36,18 @@ def merged(parts: Mapping[str, Mapping[str, Any]]) -> Samples:
     return {row: each for part in parts.values() for row, each in part["samples"].items()}
 
 
-def goals(samples: Samples) -> str | None:
+def goals(samples: Samples, python: str) -> str | None:
+    """The numbers to reach by the version of Python that ran."""
     lines = []
-    for target in targets():
+    for target in targets(python):
         if got := target.find(samples):
             lines.append([target.what, target.asked, str(got), target.verdict(got)])
     return table(["what", "asked", "measured", "reached"], lines) if lines else None
+
+
+def python_of(parts: Mapping[str, Mapping[str, Any]]) -> str:
+    """The version that ran the parts; they are all of one."""
+    return next(str(part["machine"]["python"]) for part in parts.values())
 
 
 def cpu_rows(samples: Samples) -> dict[str, dict[str, list[float]]]:
@@ -72,7 +78,7 @@ def page(parts: Mapping[str, Mapping[str, Any]]) -> str:
     notes = sorted({part["notes"] for part in parts.values()} - {""})
     said += notes
     said.append("![All rows beside uvloop](summary.svg)")
-    if text := goals(samples):
+    if text := goals(samples, python_of(parts)):
         said.append(f"## Numbers to reach\n\nBy {OURS}, with its own tasks.\n\n{text}")
     rows = ns_samples(parts["sched"]["samples"]) if "sched" in parts else {}
     if rows and all(REFERENCE in row and OURS in row for row in rows.values()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ from stats import Ratio, ratio
 from workloads import OUTSIDE_MEAN, WORKLOADS
 
 #: The geometric means to reach against uvloop and the best rival: Python's version -> both.
-MEANS = {(3, 14): (3.0, 1.6)}
+MEANS: dict[tuple[int, ...], tuple[float, float]] = {(3, 14): (3.0, 1.6)}
 USUAL_MEANS = (4.0, 2.0)
 
 
@@ -62,8 +61,9 @@ def ahead(row: str) -> Callable[[Samples], Ratio | None]:
     return find
 
 
-def targets() -> list[Target]:
-    mean, best = MEANS.get(sys.version_info[:2], USUAL_MEANS)
+def targets(python: str) -> list[Target]:
+    """Those of a version of Python, such as ``"3.14.10"``."""
+    mean, best = MEANS.get(tuple(int(n) for n in python.split(".")[:2]), USUAL_MEANS)
     found = [
         Target(f"{FLOORED}: time to the coroutine by hand", 1.15, True,
                between(FLOORED, "ns", OURS, BY_HAND)),

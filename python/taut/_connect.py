@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from asyncio.log import logger
 
+from . import _connections
+
 _base: Any = asyncio.base_events
 
 # (family, type, proto, canonical name, address), as getaddrinfo gives it
@@ -48,7 +50,13 @@ class Connect:
                 address, family=sock.family, type=sock.type, proto=sock.proto, loop=self
             )
             address = resolved[0][4]
-        await self._sock_connect(sock, address)
+        by = _connections.site()
+        try:
+            await self._sock_connect(sock, address)
+        except OSError as exc:
+            _connections.note(address, by, None, exc.errno)
+            raise
+        _connections.note(address, by, sock)
 
     async def create_connection(
         self,
@@ -84,6 +92,7 @@ class Connect:
         if host is not None or port is not None:
             if sock is not None:
                 raise ValueError("host/port and sock can not be specified at the same time")
+            by = _connections.site()
             infos, local_infos = await self._resolve_both(
                 (host, port), local_addr, family, proto, flags
             )
@@ -91,7 +100,12 @@ class Connect:
                 interleave = 1  # RFC 8305, section 4: alternate the families
             if interleave:
                 infos = interleave_families(infos, interleave)
-            sock = await self._connect_any(infos, local_infos, happy_eyeballs_delay, all_errors)
+            try:
+                sock = await self._connect_any(infos, local_infos, happy_eyeballs_delay, all_errors)
+            except OSError as exc:
+                _connections.note((host, port), by, None, exc.errno)
+                raise
+            _connections.note((host, port), by, sock)
         elif sock is None:
             raise ValueError("host and port was not specified and no sock specified")
         elif sock.type != socket.SOCK_STREAM:

@@ -7,7 +7,7 @@ from asyncio import events
 from collections.abc import Callable, Coroutine
 from typing import Any, Literal, TypeVar
 
-from ._portable import Loop, say_if_fallback
+from ._portable import NATIVE, Loop, say_if_fallback
 
 __all__ = ["Runner", "new_event_loop", "run"]
 
@@ -66,6 +66,10 @@ def run(main: Coroutine[Any, Any, _T], *, debug: bool | None = None) -> _T:
     running in this thread; what `asyncio.run` raises for an argument that is not a coroutine.
     """
     if events._get_running_loop() is not None:
+        if NATIVE:
+            from ._notices import notice
+
+            notice("nested_run", "taut.run()")
         raise RuntimeError("taut.run() cannot be called from a running event loop")
     with Runner(debug=debug) as runner:
         return runner.run(main)

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVarTuple, Unpack
 
 from asyncio.log import logger
 
+from . import _core
+
 _Ts = TypeVarTuple("_Ts")
 
 # From 3.14 on the public one warns.
@@ -98,12 +100,15 @@ class Signals:
                 raise RuntimeError(f"sig {sig} cannot be caught") from exc
             raise
         _owners[sig] = self
+        _core.stall_signal_handle(sig, handle)
 
     def remove_signal_handler(self, sig: int) -> bool:
         """Undo add_signal_handler(); whether there was something to undo."""
         self._check_signal(sig)
         if self._signal_handlers.pop(sig, None) is None:
             return False
+        if _owners.get(sig) is self:
+            _core.stall_signal_handle(sig, None)
         handler = signal.default_int_handler if sig == signal.SIGINT else signal.SIG_DFL
         try:
             signal.signal(sig, handler)

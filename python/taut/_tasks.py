@@ -109,6 +109,7 @@ def _tasks_known(loop: Any) -> bool:
         one._log_destroy_pending = False
         known &= _holds(one, log_destroy_pending=0)
         one.get_coro().close()
+    loop.calls.clear()  # they refer to the tasks, which from 3.14 on the thread would list
     return known
 
 
@@ -161,7 +162,8 @@ def _note_sites(runner: CodeType) -> None:
     files = (asyncio.tasks.create_task.__code__.co_filename, enable.__code__.co_filename)
     dirs = tuple(os.path.join(os.path.dirname(name), "") for name in files)
     others = asyncio.base_events.BaseEventLoop.run_forever.__code__
-    _core.task_sites_enable(dirs, (runner, others))
+    libraries = (os.path.join(os.path.dirname(os.__file__), ""), "<frozen ")
+    _core.task_sites_enable(dirs, libraries, (runner, others))
 
 
 def enable(runner: CodeType) -> bool:

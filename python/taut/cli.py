@@ -16,6 +16,9 @@ _USAGE = """\
 usage: taut run [--stall TIME] script.py [args ...]
        taut run [--stall TIME] module:coroutine_function [args ...]
        taut run [--stall TIME] -m module [args ...]
+       taut ps|doctor|stack [PID] [--json]
+       taut doctor --log [--since TIME] [--json]
+       taut cancel PID TASK [--json]
        taut --version | --help
 
 Run a Python program, unchanged, on taut's event loop. What the program starts (uvicorn's workers
@@ -31,8 +34,18 @@ options of run:
                  20ms, 0.5s, 800us, or off (default: TAUT_STALL of the environment, else 50ms)
   -m module      run a module or package
   -h, --help     show this help
+
+Ask a running process, also while its loop is blocked; without PID the only one of this user that
+runs a taut loop (see taut ps --help, taut doctor --help, ...):
+
+  taut ps        its tasks, as a tree by who waits for whom
+  taut doctor    what is wrong in it; exit status 1 if anything is
+  taut stack     the Python stacks of all its threads and tasks
+  taut cancel    ask one of its tasks to cancel
+  taut doctor --log   what all processes of this user have found so far
 """
 
+_ASKING = ("ps", "doctor", "stack", "cancel")
 _STALL = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(us|ms|s)?", re.ASCII)
 
 
@@ -60,6 +73,10 @@ def _main(args: list[str]) -> int:
         print(f"taut {__version__} (Python {platform.python_version()})")
     elif command == "run":
         _run(args)
+    elif command in _ASKING:
+        from .doctor import _commands
+
+        return _commands.main(command, args)
     else:
         raise _program.ArgumentError(f"unknown command {command!r}; see taut --help")
     return 0

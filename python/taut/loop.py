@@ -28,7 +28,7 @@ from typing import Any
 from asyncio import format_helpers
 from asyncio.log import logger
 
-from . import _core, _tasks
+from . import _core, _notices, _tasks
 from ._connect import Connect
 from ._datagram import Datagrams
 from ._debug import Debug
@@ -112,6 +112,7 @@ class Loop(  # type: ignore[misc]  # typeshed: reuse_address, which CPython 3.11
         old_hooks = sys.get_asyncgen_hooks()
         old_wakeup_fd = self._take_signals()
         self._set_coroutine_origin_tracking(self.get_debug())
+        watch = _notices.shutdown_watch(self)
         try:
             sys.set_asyncgen_hooks(
                 firstiter=self._asyncgen_firstiter_hook, finalizer=self._asyncgen_finalizer_hook
@@ -121,6 +122,8 @@ class Loop(  # type: ignore[misc]  # typeshed: reuse_address, which CPython 3.11
             self._run()
         finally:
             asyncio.events._set_running_loop(None)
+            if watch is not None:
+                watch.end()
             self._set_coroutine_origin_tracking(False)
             sys.set_asyncgen_hooks(*old_hooks)
             self._return_signals(old_wakeup_fd)
@@ -130,8 +133,11 @@ class Loop(  # type: ignore[misc]  # typeshed: reuse_address, which CPython 3.11
 
     def _check_running(self) -> None:
         if self.is_running():
+            if asyncio._get_running_loop() is self:
+                _notices.notice("nested_run", "Running a loop")
             raise RuntimeError(f"This event loop is already running{self._of_parent()}")
         if asyncio._get_running_loop() is not None:
+            _notices.notice("nested_run", "Running a loop")
             raise RuntimeError("Cannot run the event loop while another loop is running")
 
     def _of_parent(self) -> str:
@@ -172,6 +178,7 @@ class Loop(  # type: ignore[misc]  # typeshed: reuse_address, which CPython 3.11
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """Give `context` to the exception handler, in no context or in that of its task."""
         self._release_context()
+        _notices.exception_context(context)
         _Base.call_exception_handler(self, context)
 
     _check_callback = _Base._check_callback
@@ -477,3 +484,4 @@ def _learn_task_callbacks() -> None:
 _learn_task_callbacks()
 _tasks.enable(Loop.run_forever.__code__)
 gc.callbacks.append(_core.gc_event)
+_notices.install()

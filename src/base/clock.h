@@ -16,4 +16,11 @@ static inline uint64_t taut_clock_now_ns(void) {
     return (uint64_t)ts.tv_sec * TAUT_NS_PER_S + (uint64_t)ts.tv_nsec;
 }
 
+/* Nanoseconds since the epoch, for what people read; it may jump. */
+static inline uint64_t taut_clock_real_ns(void) {
+    struct timespec ts;
+    clock_gettime(CLOCK_REALTIME, &ts);
+    return (uint64_t)ts.tv_sec * TAUT_NS_PER_S + (uint64_t)ts.tv_nsec;
+}
+
 #endif

@@ -2,6 +2,11 @@
 #include "binding/debug.h"
 #include "base/clock.h"
 #include "binding/compat.h"
+#include "binding/frames.h"
+#include "binding/notice.h"
+
+#define WRITER_CALLS                                                                               \
+    2 /* from close() of a transport to that of its StreamWriter, and who calls it */
 
 void taut_debug_log(taut_pyloop *lp, const char *format, PyObject *about, const char *detail,
                     PyObject *exc) {
@@ -74,13 +79,56 @@ static PyObject *with_stack(PyObject *message, const char *heading, PyObject *st
     return message;
 }
 
-void taut_debug_unclosed(PyObject *self, const char *kind, PyObject *stack) {
+/* (file, line, function), or a stack, of what taut_debug_made_at gave; None: not known. */
+static PyObject *made_at_show(PyObject *made_at) {
+    PyObject *shown = made_at == NULL               ? Py_NewRef(Py_None)
+                      : PyTuple_CheckExact(made_at) ? taut_site_show(made_at)
+                                                    : Py_NewRef(made_at);
+    if (shown == NULL)
+        PyErr_Clear();
+    return shown == NULL ? Py_NewRef(Py_None) : shown;
+}
+
+/* The doctor of `self`; nothing when its module is going. */
+static void tell(const char *event, PyObject *self, const char *what, PyObject *made_at) {
+    taut_state *st = taut_state_of_type(Py_TYPE(self));
+    PyObject *shown = made_at_show(made_at);
+    if (st == NULL)
+        PyErr_Clear();
+    else
+        (void)taut_notice(st, NULL, event, "(OsO)", self, what, shown);
+    Py_DECREF(shown);
+}
+
+void taut_debug_unclosed(PyObject *self, const char *kind, PyObject *made_at) {
     PyObject *exc = PyErr_Occurred() ? taut_exception_take() : NULL;
+    PyObject *stack = made_at != NULL && PyTuple_CheckExact(made_at) ? NULL : made_at;
     PyObject *message =
         with_stack(PyUnicode_FromFormat("unclosed %s %R", kind, self), ", created at", stack);
     if (message == NULL || PyErr_ResourceWarning(self, 1, "%U", message) < 0)
         PyErr_WriteUnraisable(self);
     Py_XDECREF(message);
+    tell("unclosed", self, kind, made_at);
+    if (exc != NULL)
+        taut_exception_restore(exc);
+}
+
+/* Whether asyncio's StreamWriter closes its transport because the program has dropped both. */
+static int writer_is_dropped(taut_state *st) {
+    taut_frame_id f = taut_frames_current(PyThreadState_Get());
+    for (int i = 0; i < WRITER_CALLS && f.frame != NULL; i++, f = taut_frames_outer(f.frame)) {
+        const PyCodeObject *code = f.code;
+        if (code != NULL && PyCode_Check(code) && code->co_name == st->str___del__)
+            return PyUnicode_CompareWithASCIIString(code->co_qualname, "StreamWriter.__del__") == 0;
+    }
+    return 0;
+}
+
+void taut_debug_closing(taut_state *st, PyObject *self, const char *kind, PyObject *made_at) {
+    if (TAUT_LIKELY(!writer_is_dropped(st)))
+        return;
+    PyObject *exc = PyErr_Occurred() ? taut_exception_take() : NULL;
+    tell("unclosed", self, kind, made_at);
     if (exc != NULL)
         taut_exception_restore(exc);
 }
@@ -92,6 +140,7 @@ void taut_debug_unawaited(PyObject *self, const char *name, PyObject *stack) {
     if (message == NULL || PyErr_WarnFormat(PyExc_RuntimeWarning, 1, "%U", message) < 0)
         PyErr_WriteUnraisable(self);
     Py_XDECREF(message);
+    tell("unawaited", self, name, stack);
     if (exc != NULL)
         taut_exception_restore(exc);
 }

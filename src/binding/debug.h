@@ -4,6 +4,7 @@
 #define TAUT_BINDING_DEBUG_H
 
 #include "binding/pyloop.h"
+#include "binding/task.h"
 
 /* asyncio's logger.debug(format, about), or (format, about, detail) when `detail` is not NULL, with
  * the traceback of `exc` unless that is NULL. Nothing with debug mode off. */
@@ -31,9 +32,18 @@ PyObject *taut_debug_stack_slow(taut_pyloop *lp);
 static inline PyObject *taut_debug_stack(taut_pyloop *lp) {
     return TAUT_LIKELY(!lp->debug) ? NULL : taut_debug_stack_slow(lp);
 }
-/* ResourceWarning("unclosed <kind> <repr>") about `self`, with the stack of its creation (NULL: not
- * known). tracemalloc's own is added by Python when it runs. Never leaves an exception. */
-void taut_debug_unclosed(PyObject *self, const char *kind, PyObject *stack);
+/* For those among them that the doctor names when they are forgotten: with debug mode off at least
+ * the line (taut_site_new). */
+static inline PyObject *taut_debug_made_at(taut_pyloop *lp) {
+    return TAUT_LIKELY(!lp->debug) ? taut_site_new(lp->st) : taut_debug_stack_slow(lp);
+}
+/* ResourceWarning("unclosed <kind> <repr>") about `self`, with what taut_debug_made_at gave if that
+ * is a stack. tracemalloc's own is added by Python when it runs. Then the doctor is told, whatever
+ * filters warnings have. Never leaves an exception. */
+void taut_debug_unclosed(PyObject *self, const char *kind, PyObject *made_at);
+/* close() of a transport was called. From Python 3.11.3 on the finalizer of asyncio's StreamWriter
+ * calls it for those that were forgotten, and warns by itself; then the doctor is told. */
+void taut_debug_closing(taut_state *st, PyObject *self, const char *kind, PyObject *made_at);
 /* The same as RuntimeWarning about an operation that nobody has awaited. */
 void taut_debug_unawaited(PyObject *self, const char *name, PyObject *stack);
 

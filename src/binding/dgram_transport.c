@@ -193,7 +193,7 @@ static PyObject *make_datagram_transport(PyObject *self, PyObject *args, PyObjec
         return NULL;
     }
     t->waiter = waiter != Py_None ? Py_NewRef(waiter) : NULL;
-    t->made_at = taut_debug_stack(lp);
+    t->made_at = taut_debug_made_at(lp);
     t->open = 1;
     taut_member_add(lp, &t->member, (PyObject *)t, on_orphan);
     taut_endpoint_update_hold(t);
@@ -378,7 +378,7 @@ static int endpoint_clear(PyObject *self) {
 
 static void endpoint_finalize(PyObject *self) {
     taut_endpoint *t = (taut_endpoint *)self;
-    if (!t->open)
+    if (!t->open || (t->d.closed_scheduled && !t->lp->closed)) /* see transport_finalize */
         return;
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);

@@ -21,7 +21,7 @@ typedef struct taut_endpoint {
     PyObject *sock;      /* NULL once it was closed */
     PyObject *address;   /* remote_addr, or NULL */
     PyObject *waiter;    /* future for "connection made" */
-    PyObject *made_at;   /* debug mode: the stack of its creation, or NULL */
+    PyObject *made_at;   /* taut_debug_made_at */
     PyObject *close_exc; /* what connection_lost will be told, when the core cannot know it */
     /* The sender of the last datagram as the protocol was given it, and raw: most answers go there,
      * and many datagrams come from where the last one came from. */

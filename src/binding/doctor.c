@@ -1,6 +1,7 @@
 /* The doctor as the rest of the binding sees it: thresholds, one watch per run of a loop, and what
  * has to be done once per process. */
 #include "binding/watch.h"
+#include "binding/exam.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -11,6 +12,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "io/reporter.h"
 
 #define THRESHOLD_DEFAULT_NS (50 * TAUT_NS_PER_MS)
 #define THRESHOLD_MIN_NS TAUT_NS_PER_MS
@@ -121,9 +123,20 @@ int taut_doctor_threshold_set(PyObject *value, uint64_t *threshold_ns, taut_doct
 
 /* ---- watches ---- */
 
+static uint64_t examine(void *ctx, uint64_t now_ns) {
+    taut_doctor_watch *w = ctx;
+    int64_t id = atomic_load_explicit(&w->target.pulse->thread_id, memory_order_relaxed);
+    if (id != 0)
+        taut_host_look(&w->host, w->target.pulse, (pid_t)id, now_ns);
+    return taut_exam_ask(ctx, now_ns);
+}
+
 static const taut_watchdog_ops loop_ops = {
+    .examine = examine,
     .suspect = taut_stall_suspect,
     .capture = taut_stall_capture,
+    .noted = taut_stall_noted,
+    .over = taut_stall_over,
     .report = taut_stall_report,
     .ended = taut_stall_ended,
     .unshown = taut_stall_unshown,
@@ -185,13 +198,14 @@ static PyObject *stall_shutdown(PyObject *module, PyObject *unused) {
     Py_BEGIN_ALLOW_THREADS taut_watchdog_shutdown();
     Py_END_ALLOW_THREADS Py_RETURN_NONE;
 }
-PyDoc_STRVAR(stderr_doc, "stall_stderr(on, /) -> None\n\nWhether stalls of taut's own loops are "
-                         "reported on stderr.");
+PyDoc_STRVAR(stderr_doc, "stall_stderr(on, /) -> None\n\nWhether stalls of taut's own loops, "
+                         "and other findings, are told on stderr.");
 static PyObject *stall_stderr(PyObject *module, PyObject *on) {
     int yes = PyObject_IsTrue(on);
     if (yes < 0)
         return NULL;
     atomic_store_explicit(&taut_stall_own_to_stderr, yes, memory_order_relaxed);
+    taut_reporter_stderr_set(yes);
     Py_RETURN_NONE;
 }
 PyDoc_STRVAR(thread_doc, "stall_thread_id() -> int\n\nThe kernel's id of the watchdog's thread, 0 "
@@ -199,7 +213,23 @@ PyDoc_STRVAR(thread_doc, "stall_thread_id() -> int\n\nThe kernel's id of the wat
 static PyObject *stall_thread_id(PyObject *module, PyObject *unused) {
     return PyLong_FromLong(taut_watchdog_thread_id());
 }
+PyDoc_STRVAR(signal_doc, "stall_signal_handle(number, handle, /) -> None\n\nSays which Handle is "
+                         "run for a signal; None: none.");
+static PyObject *stall_signal_handle(PyObject *module, PyObject *args) {
+    int number;
+    PyObject *handle;
+    if (!PyArg_ParseTuple(args, "iO:stall_signal_handle", &number, &handle))
+        return NULL;
+    if (number <= 0 || number >= TAUT_STALL_SIGNALS) {
+        PyErr_Format(PyExc_ValueError, "invalid signal number %d", number);
+        return NULL;
+    }
+    atomic_store_explicit(&taut_stall_signal_handles[number], handle == Py_None ? NULL : handle,
+                          memory_order_relaxed);
+    Py_RETURN_NONE;
+}
 static PyMethodDef doctor_methods[] = {
+    {"stall_signal_handle", stall_signal_handle, METH_VARARGS, signal_doc},
     {"stall_stderr", stall_stderr, METH_O, stderr_doc},
     {"stall_thread_id", stall_thread_id, METH_NOARGS, thread_doc},
     {"stall_shutdown", stall_shutdown, METH_NOARGS, shutdown_doc},
@@ -256,6 +286,10 @@ taut_doctor_watch *taut_doctor_loop_start(taut_pulse *pulse, uint64_t threshold_
     here.runner = taut_frames_current(tstate); /* known once the layout has been checked */
     taut_doctor_watch_thread_set(w, &here);
     return w;
+}
+
+void taut_doctor_watch_exam(taut_doctor_watch *watch, struct taut_exam *exam) {
+    atomic_store_explicit(&watch->exam, exam, memory_order_release);
 }
 
 void taut_doctor_loop_stop(taut_doctor_watch *watch) {

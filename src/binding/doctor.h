@@ -8,6 +8,7 @@
 #include "io/pulse.h"
 
 typedef struct taut_doctor_watch taut_doctor_watch;
+struct taut_exam;
 
 /* The threshold that a new loop starts with, in nanoseconds, 0 when off: TAUT_STALL of the
  * environment as it is now ("50ms", "0.05", "20us", "1s", "off"), else 50 ms. A value that cannot
@@ -27,6 +28,8 @@ int taut_doctor_threshold_set(PyObject *value, uint64_t *threshold_ns, taut_doct
  * No thread is started while the threshold is 0.
  * NULL: not watched, for want of memory; not an error. */
 taut_doctor_watch *taut_doctor_loop_start(taut_pulse *pulse, uint64_t threshold_ns, PyObject *loop);
+/* From now on the watchdog says when it is time for the loop to examine itself (exam.h). */
+void taut_doctor_watch_exam(taut_doctor_watch *watch, struct taut_exam *exam);
 /* At the end of run_forever, on the same thread, after the pulse went to TAUT_PHASE_STOPPED.
  * NULL is allowed. May give up the GIL for the moment a report is being written. */
 void taut_doctor_loop_stop(taut_doctor_watch *watch);

@@ -1,5 +1,6 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <opcode.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -15,7 +16,6 @@
 #define NAME_CHARS_MAX 200
 #define LINETABLE_MAX (1 << 20)
 #define FRAME_BYTES_MAX 128
-#define WANTED_NONE UINT32_MAX
 
 static taut_frame_layout layout;
 static int layout_ok;
@@ -35,7 +35,7 @@ typedef struct {
 
 typedef struct {
     uint32_t depth;     /* all frames; the innermost TAUT_STACK_FRAMES_MAX are in `at` */
-    uint32_t wanted_at; /* WANTED_NONE: not seen */
+    uint32_t wanted_at; /* TAUT_STACK_NONE: not seen */
     raw_frame at[TAUT_STACK_FRAMES_MAX];
 } chain;
 
@@ -82,7 +82,7 @@ static int read_chain(taut_peek *p, const void *tstate, pid_t native_id, taut_fr
     const void *frame;
     char bytes[FRAME_BYTES_MAX];
     out->depth = 0;
-    out->wanted_at = WANTED_NONE;
+    out->wanted_at = TAUT_STACK_NONE;
     if (read_current_frame(p, tstate, native_id, &frame) < 0)
         return -1;
     for (int steps = 0; frame != NULL; steps++) {
@@ -97,7 +97,7 @@ static int read_chain(taut_peek *p, const void *tstate, pid_t native_id, taut_fr
             continue;
         if (out->depth < TAUT_STACK_FRAMES_MAX)
             out->at[out->depth] = f;
-        if (out->wanted_at == WANTED_NONE && is_wanted(&f, &wanted))
+        if (out->wanted_at == TAUT_STACK_NONE && is_wanted(&f, &wanted))
             out->wanted_at = out->depth;
         out->depth++;
     }
@@ -248,55 +248,171 @@ uint32_t taut_frames_put_text(taut_stack *s, const char *text) {
     return offset;
 }
 
-/* 1: decoded to s->frames[s->count]; 0: not a frame that Python shows; -1: not a frame at all. */
-static int decode(taut_peek *p, const raw_frame *f, taut_stack *s) {
-    union {
-        PyCodeObject code; /* its public head; the instructions that follow are not read */
-        char bytes[offsetof(PyCodeObject, co_code_adaptive)];
-    } u;
-    const size_t head = offsetof(PyCodeObject, co_code_adaptive);
-    if (taut_peek_read(p, u.bytes, f->code, head) < 0 || Py_TYPE(&u.code) != &PyCode_Type)
-        return -1;
-    const char *start = f->code + head;
-    Py_ssize_t unit = (f->instr - start) / 2;
-    if (unit < -1 || unit >= Py_SIZE(&u.code))
-        return -1;
-    if (f->owner != layout.owner_generator && unit < u.code._co_firsttraceable)
-        return 0; /* still being set up, or a shim of the interpreter's own */
-    taut_frame *out = &s->frames[s->count];
-    if (taut_frames_copy_str(p, u.code.co_filename, FILE_CHARS_MAX, s, &out->file) < 0 ||
-        taut_frames_copy_str(p, u.code.co_qualname, NAME_CHARS_MAX, s, &out->name) < 0)
+#define CODE_HEAD offsetof(PyCodeObject, co_code_adaptive)
+typedef union {
+    PyCodeObject code; /* its public head; the instructions that follow are not read */
+    char bytes[CODE_HEAD];
+} code_head;
+
+static int read_code(taut_peek *p, const void *code, code_head *out) {
+    return taut_peek_read(p, out->bytes, code, CODE_HEAD) == 0 &&
+                   Py_TYPE(&out->code) == &PyCode_Type
+               ? 0
+               : -1;
+}
+
+static int decode_place(taut_peek *p, const PyCodeObject *code, Py_ssize_t unit, taut_stack *s,
+                        taut_frame *out) {
+    if (taut_frames_copy_str(p, code->co_filename, FILE_CHARS_MAX, s, &out->file) < 0 ||
+        taut_frames_copy_str(p, code->co_qualname, NAME_CHARS_MAX, s, &out->name) < 0)
         return -1;
     struct {
         PyVarObject head;
         Py_hash_t hash;
     } table;
     out->line = 0;
-    const char *bytes = (const char *)u.code.co_linetable;
+    out->flags = code->co_flags;
+    const char *bytes = (const char *)code->co_linetable;
     if (taut_peek_read(p, &table, bytes, sizeof table) == 0 &&
         table.head.ob_base.ob_type == &PyBytes_Type && table.head.ob_size <= LINETABLE_MAX)
         out->line = line_of(p, bytes + offsetof(PyBytesObject, ob_sval), table.head.ob_size,
-                            u.code.co_firstlineno, unit < 0 ? 0 : unit);
+                            code->co_firstlineno, unit < 0 ? 0 : unit);
     if (out->line <= 0) /* an instruction of the interpreter's own, such as at a call's start */
-        out->line = u.code.co_firstlineno;
+        out->line = code->co_firstlineno;
+    return 0;
+}
+
+int taut_frames_place(taut_peek *p, const void *code, int unit, taut_stack *out,
+                      taut_frame *place) {
+    code_head u;
+    if (!layout_ok || code == NULL || read_code(p, code, &u) < 0 || unit < 0 ||
+        unit >= Py_SIZE(&u.code))
+        return -1;
+    return decode_place(p, &u.code, unit, out, place);
+}
+
+static int type_is(taut_peek *p, const void *object, const PyTypeObject *type) {
+    const void *got;
+    return object != NULL &&
+           taut_peek_read(p, &got, (const char *)object + offsetof(PyObject, ob_type),
+                          sizeof got) == 0 &&
+           got == (const void *)type;
+}
+
+/* Whether this is a frame object of the frame `of`. */
+static int is_frame_object(taut_peek *p, const void *object, const void *of) {
+    const void *frame;
+    return type_is(p, object, &PyFrame_Type) &&
+           taut_peek_read(p, &frame, (const char *)object + layout.object_frame, sizeof frame) ==
+               0 &&
+           frame == of;
+}
+
+static const void *untagged(const void *slot) {
+    return (const void *)((uintptr_t)slot & ~layout.frame_code_tag);
+}
+
+/* Handlers are called with (number, frame), methods with self before that; or with *args. */
+static int is_signal_handler(taut_peek *p, const raw_frame *f, const raw_frame *below,
+                             const PyCodeObject *code) {
+    const void *slots[3] = {NULL}, *pair[2];
+    int args = code->co_argcount, starred = (code->co_flags & CO_VARARGS) != 0;
+    int count = args + code->co_kwonlyargcount + starred;
+    if (args > 3 || count > 3 || (args < 2 && !starred) ||
+        taut_peek_read(p, slots, f->frame + layout.frame_size, (size_t)count * sizeof *slots) < 0)
+        return 0;
+    for (int i = 0; i + 1 < args; i++)
+        if (is_frame_object(p, untagged(slots[i + 1]), below->frame))
+            return type_is(p, untagged(slots[i]), &PyLong_Type);
+    if (!starred || args > 1)
+        return 0;
+    const char *tuple = untagged(slots[count - 1]);
+    return type_is(p, tuple, &PyTuple_Type) &&
+           taut_peek_read(p, pair, tuple + offsetof(PyTupleObject, ob_item), sizeof pair) == 0 &&
+           is_frame_object(p, pair[1], below->frame) && type_is(p, pair[0], &PyLong_Type);
+}
+
+static int is_jump_back(taut_peek *p, const void *instr) {
+    unsigned char op;
+    if (taut_peek_read(p, &op, instr, 1) < 0)
+        return 0;
+#if PY_VERSION_HEX < 0x030C0000
+    if (op == JUMP_BACKWARD_QUICK)
+        return 1;
+#elif PY_VERSION_HEX >= 0x030E0000
+    if (op == JUMP_BACKWARD_NO_JIT || op == JUMP_BACKWARD_JIT)
+        return 1;
+#endif
+    return op == JUMP_BACKWARD;
+}
+
+/* 1: decoded to s->frames[s->count]; 0: not a frame that Python shows; -1: not a frame at all.
+ * `below`: the next outer frame, or NULL. */
+static int decode(taut_peek *p, const raw_frame *f, const raw_frame *below, taut_stack *s) {
+    code_head u;
+    if (read_code(p, f->code, &u) < 0)
+        return -1;
+    Py_ssize_t unit = (f->instr - (f->code + CODE_HEAD)) / 2;
+    if (unit < -1 || unit >= Py_SIZE(&u.code))
+        return -1;
+    if (f->owner != layout.owner_generator && unit < u.code._co_firsttraceable)
+        return 0; /* still being set up, or a shim of the interpreter's own */
+    if (decode_place(p, &u.code, unit, s, &s->frames[s->count]) < 0)
+        return -1;
+    if (s->signal_at == TAUT_STACK_NONE && below != NULL && is_signal_handler(p, f, below, &u.code))
+        s->signal_at = s->count;
+    if (s->count == 0) {
+        s->leaf_code = f->code;
+        s->leaf_jumps = is_jump_back(p, f->instr);
+    }
     return 1;
+}
+
+int taut_frames_leaf_mentions(const taut_stack *s, const char *name) {
+    enum { NAMES_MAX = 256, SIZE_MAX_ = 64 };
+    code_head u;
+    PyVarObject names;
+    taut_peek p;
+    int found = 0;
+    if (s->leaf_code == NULL || taut_peek_begin(&p, TAUT_PEEK_VM) < 0)
+        return 0;
+    if (read_code(&p, s->leaf_code, &u) == 0 &&
+        taut_peek_read(&p, &names, u.code.co_names, sizeof names) == 0 &&
+        names.ob_base.ob_type == &PyTuple_Type && names.ob_size <= NAMES_MAX) {
+        size_t size = strlen(name);
+        for (Py_ssize_t i = 0; !found && i < names.ob_size && size < SIZE_MAX_; i++) {
+            const char *item = (const char *)u.code.co_names + offsetof(PyTupleObject, ob_item) +
+                               (size_t)i * sizeof(PyObject *);
+            const char *str;
+            PyASCIIObject head;
+            char text[SIZE_MAX_];
+            found = taut_peek_read(&p, &str, item, sizeof str) == 0 &&
+                    taut_peek_read(&p, &head, str, sizeof head) == 0 && head.state.ascii &&
+                    (size_t)head.length == size &&
+                    taut_peek_read(&p, text, str + sizeof head, size) == 0 &&
+                    memcmp(text, name, size) == 0;
+        }
+    }
+    taut_peek_end(&p);
+    return found;
 }
 
 static void stack_reset(taut_stack *s) {
     memset(s, 0, offsetof(taut_stack, frames));
+    s->signal_at = TAUT_STACK_NONE;
     s->text[0] = '\0';
     s->text_size = 1; /* offset 0 is the empty text */
 }
 
 /* Decodes the frames of `c` from `first` (0: the innermost) on. */
 static void decode_chain(taut_peek *p, const chain *c, uint32_t first, taut_stack *s) {
-    s->wanted_seen = c->wanted_at != WANTED_NONE;
-    s->wanted_at = WANTED_NONE;
+    s->wanted_seen = c->wanted_at != TAUT_STACK_NONE;
+    s->wanted_at = TAUT_STACK_NONE;
     for (uint32_t i = first; i < chain_kept(c); i++) {
         uint32_t text_size = s->text_size;
         if (i == c->wanted_at)
             s->wanted_at = s->count;
-        int rc = decode(p, &c->at[i], s);
+        int rc = decode(p, &c->at[i], i + 1 < chain_kept(c) ? &c->at[i + 1] : NULL, s);
         if (rc > 0) {
             s->count++;
             continue;
@@ -320,7 +436,7 @@ int taut_frames_walk(const void *tstate, pid_t native_id, taut_frame_id wanted, 
     int have = 0, stable = 0, whole = 0, ok = 0;
     for (int i = 0; i < READS_MAX && out->torn <= RETRIES_MAX && !stable; i++) {
         ok = read_chain(&p, tstate, native_id, wanted, now) == 0;
-        whole = ok && (!wants(&wanted) || now->wanted_at != WANTED_NONE);
+        whole = ok && (!wants(&wanted) || now->wanted_at != TAUT_STACK_NONE);
         stable = have && whole && same_chain(old, now);
         out->torn += have && whole && !stable;
         have = whole ? have + 1 : 0;
@@ -386,18 +502,20 @@ static void put_gil_frame(taut_stack *s, PyFrameObject *f, PyCodeObject *code) {
     out->file = taut_frames_put_text(s, file != NULL ? file : "?");
     out->name = taut_frames_put_text(s, name != NULL ? name : "?");
     out->line = PyFrame_GetLineNumber(f);
+    out->flags = code->co_flags;
     s->count++;
 }
 
 int taut_frames_walk_gil(void *tstate, taut_frame_id wanted, taut_stack *out) {
-    uint32_t wanted_at = WANTED_NONE, depth = 0;
+    uint32_t wanted_at = TAUT_STACK_NONE, depth = 0;
     stack_reset(out);
     if (!thread_is_known(tstate))
         return TAUT_FRAMES_NONE;
     PyFrameObject *f = PyThreadState_GetFrame(tstate);
     while (f != NULL) {
         PyCodeObject *code = PyFrame_GetCode(f);
-        if (wanted_at == WANTED_NONE && wanted.code != NULL && wanted.code == (const void *)code)
+        if (wanted_at == TAUT_STACK_NONE && wanted.code != NULL &&
+            wanted.code == (const void *)code)
             wanted_at = depth;
         depth++;
         if (out->count < TAUT_STACK_FRAMES_MAX)
@@ -410,7 +528,7 @@ int taut_frames_walk_gil(void *tstate, taut_frame_id wanted, taut_stack *out) {
         f = back;
     }
     out->how = TAUT_STACK_GIL;
-    out->wanted_seen = wanted_at != WANTED_NONE;
+    out->wanted_seen = wanted_at != TAUT_STACK_NONE;
     out->wanted_at = wanted_at < out->count ? wanted_at : out->count;
     return out->count > 0 ? 0 : TAUT_FRAMES_NONE;
 }
@@ -432,12 +550,27 @@ static int walk_is_right(void) {
     return 1;
 }
 
+/* We hold the lock now. */
+static int gil_is_right(void) {
+    int locked;
+    if (layout.gil == NULL)
+        return 0;
+    memcpy(&locked, (const char *)layout.gil + layout.gil_locked, sizeof locked);
+    return locked == 1 && pointer_at(layout.gil, layout.gil_holder) == PyThreadState_Get();
+}
+
 int taut_frames_init(void) {
     if (layout_ok)
         return 0;
     if (taut_frame_layout_get(&layout) < 0 || layout.frame_size > FRAME_BYTES_MAX)
         return -1;
+    if (!gil_is_right())
+        layout.gil = NULL;
     layout_ok = 1;
     layout_ok = walk_is_right();
     return layout_ok ? 0 : -1;
+}
+
+const taut_frame_layout *taut_frames_layout(void) {
+    return layout_ok ? &layout : NULL;
 }

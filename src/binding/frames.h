@@ -11,6 +11,7 @@
 
 #define TAUT_STACK_FRAMES_MAX 96
 #define TAUT_STACK_TEXT_MAX (24 * 1024)
+#define TAUT_STACK_NONE UINT32_MAX
 
 enum taut_stack_how {
     TAUT_STACK_FAILED = 0,
@@ -23,6 +24,7 @@ typedef struct {
     uint32_t file; /* offsets of NUL-terminated UTF-8 in taut_stack.text */
     uint32_t name; /* the qualified name */
     int32_t line;  /* the function's first when the table has none for this instruction */
+    int flags;     /* of the code: CO_COROUTINE, ... */
 } taut_frame;
 
 typedef struct {
@@ -33,6 +35,11 @@ typedef struct {
     uint32_t torn;      /* reads that did not match the one before */
     int wanted_seen;    /* the wanted frame is somewhere in the chain ... */
     uint32_t wanted_at; /* ... here in `frames`; `count` when it is not among those */
+    /* The innermost frame that the interpreter called as the handler of a signal: its arguments are
+     * a signal's number and the frame that it interrupted. TAUT_STACK_NONE: there is none. */
+    uint32_t signal_at;
+    int leaf_jumps;        /* frames[0] has last gone back in a loop: no call into C */
+    const void *leaf_code; /* of frames[0]; to be read as memory */
     uint32_t text_size;
     taut_frame frames[TAUT_STACK_FRAMES_MAX];
     char text[TAUT_STACK_TEXT_MAX];
@@ -46,6 +53,9 @@ typedef struct {
 /* What differs between CPython versions: offsets into PyThreadState and the interpreter's frames.
  * One function per version, in frames_3NN.c; each is only compiled for its own. */
 typedef struct {
+    int8_t gen_created, gen_running; /* states of a generator */
+    int8_t gen_awaits;     /* the state of one that awaits, or is suspended in any way: then ... */
+    int8_t gen_resume;     /* ... the argument of the next instruction says which */
     uint16_t tstate_frame; /* of the current frame's pointer, or of the cframe's */
     uint16_t tstate_native_id;
     int16_t cframe_frame; /* in the cframe, or -1 when there is none in between */
@@ -53,9 +63,19 @@ typedef struct {
     uintptr_t frame_code_tag; /* bits of the code's pointer that are none of its */
     int16_t owner_generator;
     int16_t owner_skip; /* from this owner on, frames are the interpreter's own; -1: none is */
+    /* In a coroutine or generator: its state (int8_t) and its frame; in that frame the stack's top,
+     * as an int that counts from frame_size on, or as a pointer. */
+    uint16_t gen_state, gen_frame, frame_stack;
+    int16_t stack_is_pointer;
+    uint16_t object_frame; /* of the frame's pointer in a frame object */
+    const void *gil;       /* the interpreter's lock */
+    uint16_t gil_size, gil_holder, gil_locked;
 } taut_frame_layout;
-/* 0, or -1 when the running interpreter does not match the headers we were built with. */
+/* With the GIL. 0, or -1 when the running interpreter does not match the headers we were built
+ * with. */
 int taut_frame_layout_get(taut_frame_layout *out);
+/* As it is after taut_frames_init; NULL when no walk is possible. */
+const taut_frame_layout *taut_frames_layout(void);
 
 /* Once, with the GIL: checks the layout by walking the calling thread itself. 0, or -1 when the
  * walk is not possible in this interpreter or on this kernel (no exception is set). */
@@ -76,6 +96,12 @@ int taut_frames_walk_gil(void *tstate, taut_frame_id wanted, taut_stack *out);
  * or -1 when it is no str or there is no room. */
 int taut_frames_copy_str(taut_peek *p, const void *object, size_t chars_max, taut_stack *out,
                          uint32_t *offset);
+/* Without the GIL: whether the code of the innermost frame mentions this name, as `gc.collect()`
+ * does "collect". */
+int taut_frames_leaf_mentions(const taut_stack *s, const char *name);
+/* Without the GIL: the place that an instruction of a code object (its index) stands for, as text
+ * in out->text. 0, or -1. */
+int taut_frames_place(taut_peek *p, const void *code, int unit, taut_stack *out, taut_frame *place);
 /* Appends a text; its offset. Where there is no room it is empty. */
 uint32_t taut_frames_put_text(taut_stack *out, const char *text);
 #define TAUT_FRAMES_NONE (-1)

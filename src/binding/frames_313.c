@@ -13,8 +13,9 @@
 #include "internal/pycore_debug_offsets.h"
 #include "internal/pycore_interpframe_structs.h"
 #else
-#include "internal/pycore_frame.h"
 #endif
+#include "internal/pycore_frame.h"
+#include "internal/pycore_interp.h"
 #include "internal/pycore_runtime.h"
 #pragma GCC diagnostic pop
 #include "binding/frames.h"
@@ -22,9 +23,13 @@
 #if PY_VERSION_HEX >= 0x030E0000
 #define CODE_TAG 3 /* a reference says in its low bits whether it is counted */
 #define OWNER_SKIP FRAME_OWNED_BY_INTERPRETER
+#define STACK_FIELD stackpointer
+#define STACK_IS_POINTER 1
 #else
 #define CODE_TAG 0
 #define OWNER_SKIP FRAME_OWNED_BY_CSTACK
+#define STACK_FIELD stacktop
+#define STACK_IS_POINTER 0
 #endif
 
 /* A later patch release could still move a field: the interpreter says itself where they are. */
@@ -48,6 +53,9 @@ int taut_frame_layout_get(taut_frame_layout *out) {
     if (!offsets_agree())
         return -1;
     *out = (taut_frame_layout){
+        .gen_created = FRAME_CREATED,
+        .gen_running = FRAME_EXECUTING,
+        .gen_awaits = FRAME_SUSPENDED_YIELD_FROM,
         .tstate_frame = offsetof(PyThreadState, current_frame),
         .tstate_native_id = offsetof(PyThreadState, native_thread_id),
         .cframe_frame = -1,
@@ -58,7 +66,16 @@ int taut_frame_layout_get(taut_frame_layout *out) {
         .frame_instr = offsetof(_PyInterpreterFrame, instr_ptr),
         .frame_owner = offsetof(_PyInterpreterFrame, owner),
         .owner_generator = FRAME_OWNED_BY_GENERATOR,
+        .gen_state = offsetof(PyGenObject, gi_frame_state),
+        .gen_frame = offsetof(PyGenObject, gi_iframe),
+        .frame_stack = offsetof(_PyInterpreterFrame, STACK_FIELD),
+        .stack_is_pointer = STACK_IS_POINTER,
         .owner_skip = OWNER_SKIP,
+        .object_frame = offsetof(PyFrameObject, f_frame),
+        .gil = PyInterpreterState_Main()->ceval.gil,
+        .gil_size = sizeof(struct _gil_runtime_state),
+        .gil_holder = offsetof(struct _gil_runtime_state, last_holder),
+        .gil_locked = offsetof(struct _gil_runtime_state, locked),
     };
     return 0;
 }

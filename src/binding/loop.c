@@ -38,6 +38,7 @@ static PyObject *loop_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
         return taut_err_raise(rc);
     }
     taut_list_init(&lp->tls.waiting);
+    taut_list_init(&lp->executor_calls);
     lp->own_tasks = st->own.is_default && taut_pyloop_has_own_call_soon(st, (PyObject *)lp);
     lp->core_ready = 1;
     if (taut_fdtable_new(lp) < 0)

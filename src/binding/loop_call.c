@@ -4,7 +4,7 @@
 #include "binding/context.h"
 #include "binding/err.h"
 #include "binding/handle.h"
-#include "binding/pyloop.h"
+#include "binding/notice.h"
 #include "binding/task.h"
 
 /* A task's step or wake-up: _asyncio throws away what call_soon returns for these, so they need no
@@ -73,6 +73,8 @@ static PyObject *call_soon(PyObject *self, PyObject *const *args, Py_ssize_t nar
             return NULL;
         Py_RETURN_NONE;
     }
+    if (TAUT_UNLIKELY(taut_pyloop_is_in_gc(lp)))
+        (void)taut_notice(lp->st, lp, "in_finalizer", "(sO)", "call_soon()", args[0]);
     return taut_pyloop_queue(lp, args, nargs, context);
 }
 
@@ -87,6 +89,8 @@ static PyObject *call_soon_threadsafe(PyObject *self, PyObject *const *args, Py_
     if (taut_pyloop_check_forked(lp) < 0 ||
         (TAUT_UNLIKELY(lp->debug) && check_callback(lp, args[0], "call_soon_threadsafe") < 0))
         return NULL;
+    if (TAUT_UNLIKELY(taut_pyloop_is_in_gc(lp)))
+        (void)taut_notice(lp->st, lp, "in_finalizer", "(sO)", "call_soon_threadsafe()", args[0]);
     PyObject *handle = queue_made_by(taut_threadsafe_handle_new, lp, args, nargs, context);
     if (handle != NULL)
         taut_pyloop_wake_if_waiting(lp);

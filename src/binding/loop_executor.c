@@ -6,6 +6,7 @@
  * Whatever is out of the ordinary (debug mode, a replaced call_soon_threadsafe, keywords, the first
  * call) goes through asyncio's own method. */
 #include "binding/compat.h"
+#include "binding/exam.h"
 #include "binding/pyloop.h"
 #include "binding/task.h"
 
@@ -16,6 +17,12 @@ typedef struct {
     PyObject *source;              /* the executor's; NULL once its outcome was passed on */
     PyObject *future;              /* the loop's */
     PyObject *context;             /* of who called */
+    /* For the examination: */
+    taut_list link;      /* among the loop's calls under way */
+    PyObject *executor;  /* a weak reference to it, or NULL */
+    PyObject *site_code; /* who called: taut_site_new */
+    int site_unit;
+    uint64_t begun_ns; /* the loop's clock */
 } executor_call;
 
 /* ---- the executor's future ------------------------------------------------------------------ */
@@ -142,6 +149,10 @@ static int copy_outcome(executor_call *call, PyObject *source, PyObject *future)
 static int call_complete(executor_call *call) {
     PyObject *source = call->source, *future = call->future;
     call->source = call->future = NULL; /* source keeps the call: no cycle is to be left */
+    if (source != NULL) {
+        taut_list_unlink(&call->link);
+        taut_vitals_call_done(&call->lp->core.vitals, call->lp->core.now_ns - call->begun_ns);
+    }
     int rc = source == NULL || future == NULL ? 0 : copy_outcome(call, source, future);
     Py_XDECREF(source);
     Py_XDECREF(future);
@@ -172,6 +183,7 @@ static int call_check_cancel(executor_call *call) {
     if (is <= 0 || call->source == NULL)
         return is < 0 ? -1 : 0;
     PyObject *source = Py_NewRef(call->source);
+    taut_list_unlink(&call->link);
     PyObject *done = PyObject_CallMethodNoArgs(source, st->str_cancel);
     Py_XDECREF(done);
     Py_DECREF(source);
@@ -193,8 +205,21 @@ static PyObject *call_tp_call(PyObject *self, PyObject *args, PyObject *kwargs) 
     return rc < 0 ? NULL : Py_NewRef(Py_None);
 }
 
-/* A future of the loop's, chained to `source`; new. */
-static PyObject *wrap(taut_pyloop *lp, PyObject *source) {
+/* What the examination is to know of the call. */
+static void note_call(executor_call *call, PyObject *executor) {
+    PyObject *site = taut_site_new(call->lp->st);
+    call->site_code = site == NULL ? NULL : Py_NewRef(PyTuple_GET_ITEM(site, 0));
+    call->site_unit = site == NULL ? -1 : (int)PyLong_AsLong(PyTuple_GET_ITEM(site, 1));
+    Py_XDECREF(site);
+    call->executor = PyWeakref_NewRef(executor, NULL);
+    if (call->executor == NULL)
+        PyErr_Clear();
+    call->begun_ns = call->lp->core.now_ns;
+    taut_list_append(&call->lp->executor_calls, &call->link);
+}
+
+/* A future of the loop's, chained to `source`, which `executor` runs; new. */
+static PyObject *wrap(taut_pyloop *lp, PyObject *executor, PyObject *source) {
     taut_state *st = lp->st;
     executor_call *call = PyObject_GC_New(executor_call, st->executor_call_type);
     if (call == NULL)
@@ -203,6 +228,7 @@ static PyObject *wrap(taut_pyloop *lp, PyObject *source) {
     call->source = Py_NewRef(source);
     call->future = PyObject_CallMethodNoArgs((PyObject *)lp, st->str_create_future);
     call->context = call->future == NULL ? NULL : PyContext_CopyCurrent();
+    note_call(call, executor);
     PyObject_GC_Track((PyObject *)call);
     PyObject *future = NULL;
     if (call->context != NULL) {
@@ -212,6 +238,86 @@ static PyObject *wrap(taut_pyloop *lp, PyObject *source) {
     }
     Py_DECREF((PyObject *)call);
     return future;
+}
+
+/* ---- for the examination -----------------------------------------------------------------------
+ */
+
+#define SITES_MAX 32
+#define CALLS_MAX 4096 /* the oldest ones */
+
+typedef struct {
+    PyObject *executor, *code; /* borrowed from a call */
+    int unit;
+    unsigned queued, running;
+    uint64_t oldest_ns; /* of those queued */
+} call_site;
+
+static call_site *site_find(call_site *sites, int *count, const executor_call *call) {
+    for (int i = 0; i < *count; i++)
+        if (sites[i].executor == call->executor && sites[i].code == call->site_code &&
+            sites[i].unit == call->site_unit)
+            return &sites[i];
+    if (*count == SITES_MAX)
+        return NULL;
+    sites[*count] = (call_site){call->executor, call->site_code, call->site_unit, 0, 0, 0};
+    return &sites[(*count)++];
+}
+
+static void site_count(taut_state *st, call_site *site, const executor_call *call) {
+    PyObject *state = PyObject_GetAttr(call->source, st->str__state);
+    if (state == NULL || !PyUnicode_Check(state)) {
+        PyErr_Clear();
+    } else if (PyUnicode_Compare(state, st->str_PENDING) == 0) {
+        if (site->queued++ == 0)
+            site->oldest_ns = call->begun_ns;
+    } else if (PyUnicode_Compare(state, st->str_RUNNING) == 0) {
+        site->running++;
+    }
+    Py_XDECREF(state);
+}
+
+static PyObject *site_tuple(const call_site *s, uint64_t now_ns) {
+    PyObject *executor = s->executor == NULL ? NULL : taut_weakref_get(s->executor);
+    double waited =
+        s->queued > 0 && s->oldest_ns < now_ns ? (double)(now_ns - s->oldest_ns) / 1e9 : 0.0;
+    PyObject *tuple =
+        Py_BuildValue("(OOiIId)", executor == NULL ? Py_None : executor,
+                      s->code == NULL ? Py_None : s->code, s->unit, s->queued, s->running, waited);
+    Py_XDECREF(executor);
+    return tuple;
+}
+
+PyObject *taut_executor_calls_list(taut_pyloop *lp) {
+    call_site sites[SITES_MAX];
+    int count = 0, calls = 0;
+    taut_list *all = &lp->executor_calls;
+    for (taut_list *n = all->next; n != all && calls < CALLS_MAX; n = n->next, calls++) {
+        executor_call *call = TAUT_CONTAINER(n, executor_call, link);
+        call_site *site = call->source == NULL ? NULL : site_find(sites, &count, call);
+        if (site != NULL)
+            site_count(lp->st, site, call);
+    }
+    /* What is made from here on may run a collection, and drop calls. */
+    for (int i = 0; i < count; i++) {
+        Py_XINCREF(sites[i].executor);
+        Py_XINCREF(sites[i].code);
+    }
+    PyObject *list = PyList_New(0);
+    uint64_t now_ns = taut_sys_now_ns(), queued = 0, running = 0;
+    for (int i = 0; i < count; i++) {
+        queued += sites[i].queued;
+        running += sites[i].running;
+        PyObject *item = list == NULL ? NULL : site_tuple(&sites[i], now_ns);
+        if (list != NULL && (item == NULL || PyList_Append(list, item) < 0))
+            Py_CLEAR(list);
+        Py_XDECREF(item);
+        Py_XDECREF(sites[i].executor);
+        Py_XDECREF(sites[i].code);
+    }
+    atomic_store_explicit(&lp->core.vitals.calls_queued, queued, memory_order_relaxed);
+    atomic_store_explicit(&lp->core.vitals.calls_running, running, memory_order_relaxed);
+    return list;
 }
 
 /* ---- the method ------------------------------------------------------------------------------ */
@@ -252,7 +358,7 @@ static PyObject *run_in_executor(PyObject *self, PyObject *const *args, Py_ssize
     if (submit != NULL)
         source = PyObject_Vectorcall(submit, args + 1, (size_t)(nargs - 1), NULL);
     if (source != NULL && Py_IS_TYPE(source, (PyTypeObject *)st->executor_future))
-        future = wrap(lp, source);
+        future = wrap(lp, executor, source);
     else if (source != NULL)
         future = PyObject_CallMethod(self, "_wrap_future", "O", source);
     Py_XDECREF(source);
@@ -277,6 +383,7 @@ static int call_traverse(PyObject *self, visitproc visit, void *arg) {
 /* The loop stays: whoever calls a call that was cleared finds nothing to do. */
 static int call_clear(PyObject *self) {
     executor_call *call = (executor_call *)self;
+    taut_list_unlink(&call->link);
     Py_CLEAR(call->source);
     Py_CLEAR(call->future);
     return 0;
@@ -288,6 +395,8 @@ static void call_dealloc(PyObject *self) {
     PyObject_GC_UnTrack(self);
     (void)call_clear(self);
     Py_CLEAR(call->context);
+    Py_CLEAR(call->executor);
+    Py_CLEAR(call->site_code);
     Py_DECREF((PyObject *)call->lp);
     type->tp_free(self);
     Py_DECREF((PyObject *)type);

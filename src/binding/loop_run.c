@@ -1,7 +1,10 @@
 /* taut._core.Loop: running, stopping, closing, and the core's operations. */
 #include "binding/compat.h"
+#include "binding/console.h"
 #include "binding/context.h"
 #include "binding/err.h"
+#include "binding/exam.h"
+#include "binding/notice.h"
 #include "binding/pyloop.h"
 #include "io/forks.h"
 
@@ -77,6 +80,8 @@ static int op_check(void *ctx) {
  * takes. Lookups come back without the GIL. */
 static void op_woken(void *ctx) {
     taut_pyloop_resolver_drain(ctx);
+    taut_exam_woken(((taut_pyloop *)ctx)->exam);
+    taut_console_serve(ctx);
 }
 
 const taut_loop_ops taut_pyloop_ops = {
@@ -93,15 +98,38 @@ const taut_loop_ops taut_pyloop_ops = {
 /* The pulse of the loop that runs on this thread, for the collector's callback. */
 static _Thread_local taut_pulse *running_pulse;
 
+/* What the collector says of a collection under this name; 0 when it does not. */
+static uint64_t number_of(PyObject *info, const char *name) {
+    PyObject *value = PyDict_Check(info) ? PyDict_GetItemString(info, name) : NULL;
+    uint64_t number = value == NULL ? 0 : PyLong_AsUnsignedLongLong(value);
+    if (PyErr_Occurred()) {
+        PyErr_Clear();
+        return 0;
+    }
+    return number;
+}
+
+static _Thread_local int collecting; /* whether or not a loop runs here */
+
+PyObject *taut_pyloop_in_gc(PyObject *module, PyObject *unused) {
+    return PyBool_FromLong(collecting);
+}
+
 PyObject *taut_pyloop_gc_event(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
     if (nargs != 2 || !PyUnicode_Check(args[0])) {
         PyErr_SetString(PyExc_TypeError, "gc_event(phase, info) takes what gc.callbacks gives");
         return NULL;
     }
-    if (running_pulse != NULL) {
-        int begins = PyUnicode_CompareWithASCIIString(args[0], "start") == 0;
+    static uint64_t began_ns; /* the GIL's, as the collector itself */
+    int begins = PyUnicode_CompareWithASCIIString(args[0], "start") == 0;
+    collecting = begins;
+    if (running_pulse != NULL)
         atomic_store_explicit(&running_pulse->in_gc, (uint32_t)begins, memory_order_relaxed);
-    }
+    uint64_t now_ns = taut_sys_now_ns();
+    if (!begins && began_ns != 0)
+        taut_vitals_gc_done((unsigned)number_of(args[1], "generation"), now_ns - began_ns,
+                            number_of(args[1], "collected"), number_of(args[1], "uncollectable"));
+    began_ns = begins ? now_ns : 0;
     Py_RETURN_NONE;
 }
 
@@ -123,13 +151,18 @@ static PyObject *loop_run(PyObject *self, PyObject *unused) {
             return taut_err_raise(renewed);
     }
     lp->thread_ident = PyThread_get_thread_ident();
+    taut_console_loop_begin(lp);
     lp->watch = taut_doctor_loop_start(&lp->core.pulse, lp->stall_threshold_ns, self);
+    taut_exam *exam = taut_exam_begin(lp);
+    if (lp->watch != NULL)
+        taut_doctor_watch_exam(lp->watch, exam);
     running_pulse = &lp->core.pulse;
     int rc = taut_loop_run(&lp->core);
     running_pulse = NULL;
     taut_doctor_watch *watch = lp->watch;
     lp->watch = NULL;
     taut_doctor_loop_stop(watch);
+    taut_console_loop_end(lp);
     lp->thread_ident = 0;
     if (lp->raised != NULL) {
         PyObject *raised = lp->raised;
@@ -158,6 +191,9 @@ void taut_pyloop_shutdown(taut_pyloop *lp) {
         return;
     taut_pyloop_resolver_close(lp);
     taut_ready_clear(lp);
+    taut_exam *exam = lp->exam;
+    lp->exam = NULL;
+    taut_exam_free(exam);
     if (lp->fds != NULL)
         taut_fdtable_clear(lp);
     while (!taut_list_empty(&lp->tls.waiting))

@@ -1,10 +1,14 @@
 /* The extension module taut._core: multi-phase initialisation and module-level functions. */
 #include "binding/compat.h"
 #include "binding/state.h"
+#include "binding/exam.h"
 #include "binding/handle.h"
+#include "binding/notice.h"
 #include "binding/process.h"
 #include "binding/task.h"
 #include "binding/task_name.h"
+#include "binding/task_notes.h"
+#include "binding/task_stuck.h"
 #include "base/mem.h"
 
 static int module_traverse(PyObject *module, visitproc visit, void *arg) {
@@ -35,7 +39,10 @@ static int module_exec(PyObject *module) {
         taut_server_type_add(module, st) < 0 || taut_op_type_add(module, st) < 0 ||
         taut_executor_type_add(module, st) < 0 || taut_child_type_add(module, st) < 0 ||
         taut_process_pipe_type_add(module, st) < 0 ||
-        taut_process_transport_type_add(module, st) < 0 || taut_doctor_add(module, st) < 0)
+        taut_process_transport_type_add(module, st) < 0 || taut_doctor_add(module, st) < 0 ||
+        taut_findings_functions_add(module, st) < 0 || taut_notice_functions_add(module, st) < 0 ||
+        taut_task_note_functions_add(module, st) < 0 || taut_exam_functions_add(module) < 0 ||
+        taut_listing_functions_add(module, st) < 0)
         return -1;
     return 0;
 }
@@ -89,6 +96,8 @@ static PyMethodDef module_methods[] = {
     {"gc_event", (PyCFunction)(void (*)(void))taut_pyloop_gc_event, METH_FASTCALL,
      "gc_event(phase, info, /) -> None\n\nFor gc.callbacks: lets a stall report name a "
      "collection."},
+    {"in_gc", taut_pyloop_in_gc, METH_NOARGS,
+     "in_gc() -> bool\n\nWhether a garbage collection runs on this thread."},
     {"mem_stats", mem_stats, METH_NOARGS, mem_stats_doc},
     {"live_tasks", taut_live_tasks, METH_NOARGS, live_tasks_doc},
     {"task_created_at", taut_task_created_at, METH_O,
@@ -98,9 +107,16 @@ static PyMethodDef module_methods[] = {
      "task_awaited(task, /) -> list\n\nWhat the task waits for; if that is a task, what it waits "
      "for, and so on."},
     {"task_sites_enable", taut_task_sites_enable, METH_VARARGS,
-     "task_sites_enable(dirs, runners, /) -> bool\n\nFrom now on tasks note who makes them; "
-     "`dirs` (with a separator at the end) hold the code that is passed over, up to the code "
-     "objects `runners`. False: this interpreter's frames are not known."},
+     "task_sites_enable(dirs, libraries, runners, /) -> bool\n\nFrom now on tasks note who makes "
+     "them; `dirs` (with a separator at the end) hold the code that is passed over, up to the code "
+     "objects `runners`; `libraries` hold other code that is not the user's. False: this "
+     "interpreter's frames are not known."},
+    {"task_is_lost", taut_task_is_lost, METH_O,
+     "task_is_lost(task, /) -> bool\n\nWhether nobody but the task itself refers, in whatever "
+     "roundabout way, to the future that it waits for; for waiting Tasks of taut's own."},
+    {"tasks_waiting", taut_tasks_waiting, METH_VARARGS,
+     "tasks_waiting(loop, seconds, /) -> list\n\nThe Tasks of taut's own and of this loop that "
+     "have waited so long."},
     {"task_field_is", taut_task_field_is, METH_VARARGS,
      "task_field_is(object, name, value, /) -> bool\n\nWhether a field of an asyncio future or "
      "task "

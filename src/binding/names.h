@@ -7,6 +7,7 @@
     X(FINISHED)                                                                                    \
     X(PENDING)                                                                                     \
     X(RUNNING)                                                                                     \
+    X(__del__)                                                                                     \
     X(_asyncio_future_blocking)                                                                    \
     X(_buffer)                                                                                     \
     X(_default_executor)                                                                           \
@@ -35,6 +36,7 @@
     X(call_soon)                                                                                   \
     X(call_soon_threadsafe)                                                                        \
     X(cancel)                                                                                      \
+    X(uncancel)                                                                                    \
     X(cipher)                                                                                      \
     X(close)                                                                                       \
     X(compression)                                                                                 \

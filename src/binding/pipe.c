@@ -225,7 +225,7 @@ int taut_pipe_open(taut_pipe *p, PyObject *self, PyObject **extra, taut_pyloop *
     p->protocol = Py_NewRef(protocol);
     p->waiter = waiter != Py_None ? Py_NewRef(waiter) : NULL;
     p->pipe = Py_NewRef(pipe);
-    p->made_at = taut_debug_stack(lp);
+    p->made_at = taut_debug_made_at(lp);
     taut_member_add(lp, &p->member, self, on_orphan);
     if (schedule_start(p) == 0)
         return 0;
@@ -326,7 +326,7 @@ void taut_pipe_clear(taut_pipe *p) {
 }
 
 void taut_pipe_finalize(taut_pipe *p) {
-    if (!p->open)
+    if (!p->open || (p->stream.closed_scheduled && !p->lp->closed)) /* see transport_finalize */
         return;
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);

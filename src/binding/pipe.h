@@ -21,7 +21,7 @@ typedef struct taut_pipe {
     PyObject *pipe;     /* owned; NULL when closed */
     PyObject *context;  /* callbacks run in it */
     PyObject *waiter;   /* future for "connection made" */
-    PyObject *made_at;  /* the stack of its creation, in debug mode */
+    PyObject *made_at;  /* taut_debug_made_at */
     taut_stream stream;
     taut_loan loan;
     taut_member member;

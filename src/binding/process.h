@@ -29,7 +29,7 @@ typedef struct {
     PyObject *pipes[3];         /* SubprocessPipe, or NULL */
     PyObject *pending;          /* calls before connection_made; NULL afterwards */
     PyObject *exit_waiters;     /* futures of _wait() */
-    PyObject *made_at;          /* the stack of its creation, in debug mode */
+    PyObject *made_at;          /* taut_debug_made_at */
     PyObject *pid, *returncode; /* an int, or NULL while it runs */
     unsigned expected;          /* 1 << fd for each pipe that there is to be */
     unsigned closed : 1, finished : 1, lost : 1;

@@ -205,7 +205,7 @@ static int set_up(taut_process *p, PyObject *extra) {
     if (p->extra == NULL || PyDict_SetItemString(p->extra, "subprocess", p->proc) < 0)
         return -1;
     p->context = PyContext_CopyCurrent();
-    p->made_at = taut_debug_stack(p->lp);
+    p->made_at = taut_debug_made_at(p->lp);
     p->pending = PyList_New(0);
     p->exit_waiters = PyList_New(0);
     return p->context == NULL || p->pending == NULL || p->exit_waiters == NULL ? -1 : 0;

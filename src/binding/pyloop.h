@@ -53,8 +53,11 @@ typedef struct taut_pyloop {
     double slow_callback_duration; /* seconds; debug mode */
     uint64_t stall_threshold_ns;   /* 0: off */
     taut_doctor_watch *watch;      /* of the run under way */
+    taut_timer look;               /* at the notes of its tasks: task_notes.h */
+    struct taut_exam *exam;        /* exam.h; NULL: none */
+    taut_list executor_calls;      /* loop_executor.c: those under way */
     int own_tasks;                 /* futures and tasks are ours: task.h */
-    int core_ready;                /* core and sigpipe are initialised */
+    int core_ready, look_armed;    /* core and sigpipe are initialised; the timer is in the heap */
     int closed, debug, waiting;
     int timing;      /* debug mode: a call is being timed */
     int in_callback; /* user code runs in entered_context, which must stay entered meanwhile */
@@ -103,10 +106,8 @@ void taut_pyloop_unhandled(taut_pyloop *lp, const char *message, const char *key
 int taut_pyloop_take_exit(taut_pyloop *lp);
 /* Whether `loop` is a taut_pyloop whose call_soon() is what it was made with. */
 int taut_pyloop_has_own_call_soon(taut_state *st, PyObject *loop);
-/* Whether loop.call_soon_threadsafe() is, too. */
-int taut_pyloop_has_own_threadsafe(taut_pyloop *lp);
-/* A new future of this loop (as loop.create_future()), NULL with an exception. */
-PyObject *taut_pyloop_new_future(taut_pyloop *lp);
+int taut_pyloop_has_own_threadsafe(taut_pyloop *lp); /* loop.call_soon_threadsafe() is, too */
+PyObject *taut_pyloop_new_future(taut_pyloop *lp);   /* as loop.create_future() */
 /* Set a future's outcome unless it is done already; swallow-proof: problems are reported through
  * taut_pyloop_unhandled. `exc` is a borrowed exception object. */
 void taut_pyloop_future_result(taut_pyloop *lp, PyObject *future, PyObject *result);
@@ -116,7 +117,6 @@ void taut_pyloop_future_exception(taut_pyloop *lp, PyObject *future, PyObject *e
 int taut_fdtable_new(taut_pyloop *lp);
 void taut_fdtable_clear(taut_pyloop *lp); /* drops every handle and registration */
 int taut_fdtable_traverse(taut_pyloop *lp, visitproc visit, void *arg);
-
 /* loop_resolve.c: completes lookups that have come back, after a wake-up; lets go of all. */
 void taut_pyloop_resolver_drain(taut_pyloop *lp);
 void taut_pyloop_resolver_close(taut_pyloop *lp);

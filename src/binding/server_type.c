@@ -155,7 +155,7 @@ static PyObject *server_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     sv->ssl_shutdown_timeout = Py_NewRef(shutdown);
     sv->serving_forever_fut = Py_NewRef(Py_None);
     sv->backlog = backlog;
-    sv->made_at = taut_debug_stack(sv->lp);
+    sv->made_at = taut_debug_made_at(sv->lp);
     sv->sockets = PySequence_List(sockets);
     sv->waiters = PyList_New(0);
     if (sv->sockets == NULL || sv->waiters == NULL)

@@ -22,7 +22,7 @@ struct taut_server {
     PyObject *context;             /* protocol_factory and the connections run in it */
     PyObject *waiters;             /* list of futures of wait_closed(); NULL once woken */
     PyObject *serving_forever_fut; /* set by the Python part */
-    PyObject *made_at;             /* debug mode: the stack of its creation */
+    PyObject *made_at;             /* taut_debug_made_at */
     server_socket **listeners;
     Py_ssize_t listener_count, client_count;
     taut_list clients; /* of taut_transport.server_link */

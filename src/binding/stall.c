@@ -1,10 +1,8 @@
 /* What a report says: the evidence of a stall taken on the watchdog's thread, and its text. Nothing
  * here needs the GIL, except where the kernel refuses every other way. */
-#include "binding/watch.h"
-#include "binding/stall_hint.h"
+#include "binding/stall.h"
 #include "binding/task_name.h"
 
-#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,28 +10,27 @@
 
 #include "io/private_fds.h"
 #include "io/sys.h"
+#include "io/thread_stat.h"
 
 #define TEXT_MAX (40 * 1024)
 #define PATH_SHOWN_MAX 1024
+#define LOOKS_MAX 5
 
 _Atomic int taut_stall_own_to_stderr = 1;
+_Atomic(const void *) taut_stall_signal_handles[TAUT_STALL_SIGNALS];
 
 static struct {
     char library[TAUT_STALL_LIBRARIES_MAX][PATH_SHOWN_MAX];
     int libraries;
 } paths;
 
-/* Of the latest capture: the watchdog has one thread and reports right after it captured. */
+taut_stall_evidence taut_stall_now;
+#define now taut_stall_now
+
 static struct {
-    taut_stack stack;
-    int have_stack, refused;
-    uint32_t site_at;
-    uint64_t stack_hash;
-    char cause[512];
-    char state; /* of the loop's thread, as in /proc/self/task/N/stat */
     char text[TEXT_MAX];
-    size_t text_size;
-} now;
+    size_t size;
+} report;
 
 void taut_stall_library_add(const char *directory) {
     size_t size = strlen(directory);
@@ -46,7 +43,7 @@ void taut_stall_library_add(const char *directory) {
     memcpy(to + size, "/", 2);
 }
 
-static int is_library(const char *file) {
+int taut_stall_is_library(const char *file) {
     if (strncmp(file, "<frozen ", 8) == 0 || strstr(file, "/site-packages/") != NULL ||
         strstr(file, "/dist-packages/") != NULL)
         return 1;
@@ -76,26 +73,6 @@ static uint64_t thread_cpu_ns(clockid_t clock) {
     return (uint64_t)ts.tv_sec * TAUT_NS_PER_S + (uint64_t)ts.tv_nsec;
 }
 
-static ssize_t read_proc(const char *path, char *text, size_t size) {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return -1;
-    ssize_t n = taut_sys_read(fd, text, size - 1);
-    taut_sys_close(fd);
-    text[n > 0 ? n : 0] = '\0';
-    return n;
-}
-
-/* How long the thread was ready to run but had no CPU, in all; 0 where the kernel does not say. */
-static uint64_t thread_delay_ns(pid_t native_id) {
-    char path[64], text[96], *end;
-    snprintf(path, sizeof path, "/proc/self/task/%d/schedstat", (int)native_id);
-    if (read_proc(path, text, sizeof text) <= 0)
-        return 0;
-    (void)strtoull(text, &end, 10); /* the time on the CPU */
-    return strtoull(end, NULL, 10);
-}
-
 static taut_doctor_thread thread_of(taut_doctor_watch *w) {
     pthread_mutex_lock(&w->lock);
     taut_doctor_thread t = w->thread;
@@ -108,17 +85,7 @@ void taut_stall_suspect(void *ctx) {
     taut_doctor_thread t = thread_of(w);
     w->mark_ns = taut_sys_now_ns();
     w->mark_cpu_ns = thread_cpu_ns(t.cpu_clock);
-    w->mark_delay_ns = thread_delay_ns(t.native_id);
-}
-
-/* 'R' (on a CPU or waiting for one), 'S', 'D', ...; 0 where the kernel does not say. */
-static char thread_state(pid_t native_id) {
-    char path[64], text[128];
-    snprintf(path, sizeof path, "/proc/self/task/%d/stat", (int)native_id);
-    if (read_proc(path, text, sizeof text) <= 0)
-        return 0;
-    const char *end = strrchr(text, ')'); /* the thread's name may contain anything */
-    return end != NULL && end[1] == ' ' ? end[2] : 0;
+    w->mark_delay_ns = taut_thread_delay_ns(t.native_id);
 }
 
 static unsigned percent_of(uint64_t part, uint64_t whole) {
@@ -130,12 +97,16 @@ static unsigned percent_of(uint64_t part, uint64_t whole) {
 static void find_cause(const taut_doctor_watch *w, const taut_doctor_thread *t) {
     uint64_t wall = taut_sys_now_ns() - w->mark_ns;
     unsigned cpu = percent_of(thread_cpu_ns(t->cpu_clock) - w->mark_cpu_ns, wall);
-    unsigned delay = percent_of(thread_delay_ns(t->native_id) - w->mark_delay_ns, wall);
-    char starved[64] = "", state = now.state = thread_state(t->native_id);
+    unsigned delay = percent_of(taut_thread_delay_ns(t->native_id) - w->mark_delay_ns, wall);
+    char starved[64] = "", state = taut_thread_state(t->native_id);
     const char *what = "";
+    now.state = state;
+    now.cpu = cpu;
+    now.delay = delay;
+    now.in_gc = (int)atomic_load_explicit(&w->target.pulse->in_gc, memory_order_relaxed);
     if (delay >= 20)
         snprintf(starved, sizeof starved, ", waiting for a free CPU %u %%", delay);
-    if (atomic_load_explicit(&w->target.pulse->in_gc, memory_order_relaxed))
+    if (now.in_gc)
         what = "a garbage collection runs: ";
     else if (state == 'R' && cpu + delay >= 10)
         what = "it computes: ";
@@ -149,9 +120,50 @@ static void add_task(const taut_pulse *p) {
     uint32_t name;
     size_t size = strlen(now.cause);
     const void *current = atomic_load_explicit(&p->current, memory_order_relaxed);
-    if (taut_task_name_read(current, &now.stack, &name) == 0)
-        snprintf(now.cause + size, sizeof now.cause - size, ", in task '%s'",
-                 now.stack.text + name);
+    now.task[0] = '\0';
+    if (taut_task_name_read(current, &now.stack, &name) < 0)
+        return;
+    snprintf(now.task, sizeof now.task, "%s", now.stack.text + name);
+    snprintf(now.cause + size, sizeof now.cause - size, ", in task '%s'", now.task);
+}
+
+/* A handler that the interpreter has called, or one that the loop has. */
+static int find_signal(const taut_pulse *p) {
+    const void *current = atomic_load_explicit(&p->current, memory_order_relaxed);
+    for (int i = 0; current != NULL && i < TAUT_STALL_SIGNALS; i++)
+        if (atomic_load_explicit(&taut_stall_signal_handles[i], memory_order_relaxed) == current)
+            return 1;
+    return now.have_stack && now.stack.signal_at < now.end;
+}
+
+/* A new thread tells that it has started as soon as it gets the GIL. */
+static int starts_thread(void) {
+    for (uint32_t i = 0; i < now.end; i++)
+        if (strcmp(now.stack.text + now.stack.frames[i].name, "Thread.start") == 0)
+            return now.blocked == TAUT_BLOCKED_LOCK;
+    return 0;
+}
+
+/* What the thread sleeps for; and if that is the GIL, who holds it. */
+static void find_call(const taut_doctor_thread *t) {
+    const struct timespec pause = {.tv_nsec = 1000000};
+    taut_thread_call call = taut_thread_call_now(t->native_id);
+    const void *holder;
+    /* Who waits for the GIL wakes up every 5 ms to ask for it again. */
+    for (int i = 0; call.number < 0 && now.cpu + now.delay < 50 && i < LOOKS_MAX; i++) {
+        nanosleep(&pause, NULL);
+        call = taut_thread_call_now(t->native_id);
+    }
+    now.blocked = taut_thread_blocked(t->native_id, &call);
+    int awaits = taut_gil_is_awaited(&call);
+    if (awaits < 0) /* nothing else makes the loop itself sleep */
+        awaits = now.end == 0 && now.cpu < 20;
+    awaits |= starts_thread();
+    now.awaits_gil =
+        awaits && taut_gil_holder(t->tstate, &holder, &now.holder_id) == 0 &&
+        taut_frames_walk(holder, now.holder_id, (taut_frame_id){NULL}, &now.holder) == 0;
+    if (now.awaits_gil)
+        now.holder_site = taut_stall_site(&now.holder, now.holder.count, &(int){0});
 }
 
 /* The walk that needs the GIL comes too late to be proof if the loop has moved on meanwhile. */
@@ -168,12 +180,13 @@ static int walk_with_gil(taut_doctor_watch *w, const taut_doctor_thread *t) {
     return rc;
 }
 
-/* The innermost frame of the user's own, inside the loop's run; else the innermost of all. */
-static uint32_t find_site(const taut_stack *s) {
-    uint32_t end = s->wanted_seen ? s->wanted_at : s->count;
-    for (uint32_t i = 0; i < end; i++)
-        if (!is_library(s->text + s->frames[i].file))
+uint32_t taut_stall_site(const taut_stack *s, uint32_t end, int *is_user) {
+    for (uint32_t i = 0; i < end; i++) {
+        *is_user = !taut_stall_is_library(s->text + s->frames[i].file);
+        if (*is_user)
             return i;
+    }
+    *is_user = 0;
     return 0;
 }
 
@@ -190,7 +203,7 @@ static const char *shown_path(const char *file) {
 static void say_site(char *to, size_t room, const taut_frame *f, int exact) {
     const char *file = shown_path(now.stack.text + f->file);
     size_t size = strlen(file);
-    if (now.stack.wanted_seen && now.stack.wanted_at == 0) {
+    if (now.end == 0) {
         /* The runner's frame is the innermost: no callback is being run. */
         snprintf(to, room, "in the event loop itself%s",
                  now.state == 'S' ? ", most likely waiting for the GIL" : "");
@@ -214,13 +227,19 @@ uint64_t taut_stall_capture(void *ctx, taut_stall *s) {
         return 0;
     find_cause(w, &t);
     add_task(w->target.pulse);
+    now.end = now.have_stack && now.stack.wanted_seen ? now.stack.wanted_at : now.stack.count;
+    find_call(&t);
+    now.in_signal = find_signal(w->target.pulse);
+    if (w->id == 0) /* the next capture is twice as late at the earliest */
+        taut_victims_take(TAUT_CONTAINER(w->target.pulse, taut_loop, pulse),
+                          s->now_ns + 2 * (s->now_ns - s->since_ns), &w->told.victims);
     if (!now.have_stack) {
         snprintf(s->label, sizeof s->label, "at an unknown place");
         now.stack_hash = 1;
         return 1;
     }
     int exact = now.stack.how != TAUT_STACK_APPROXIMATE;
-    now.site_at = find_site(&now.stack);
+    now.site_at = taut_stall_site(&now.stack, now.end, &now.site_is_user);
     const taut_frame *f = &now.stack.frames[now.site_at];
     say_site(s->label, sizeof s->label, f, exact);
     now.stack_hash = HASH_SEED;
@@ -231,15 +250,15 @@ uint64_t taut_stall_capture(void *ctx, taut_stall *s) {
 
 __attribute__((format(printf, 1, 2))) static void say(const char *format, ...) {
     va_list args;
-    size_t left = TEXT_MAX - now.text_size;
+    size_t left = TEXT_MAX - report.size;
     va_start(args, format);
-    int n = vsnprintf(now.text + now.text_size, left, format, args);
+    int n = vsnprintf(report.text + report.size, left, format, args);
     va_end(args);
     if (n > 0)
-        now.text_size += (size_t)n < left ? (size_t)n : left - 1;
+        report.size += (size_t)n < left ? (size_t)n : left - 1;
 }
 
-static void say_duration(char *to, size_t size, uint64_t ns) {
+void taut_stall_say_duration(char *to, size_t size, uint64_t ns) {
     if (ns < 10 * TAUT_NS_PER_MS)
         snprintf(to, size, "%.1f ms", (double)ns / 1e6);
     else if (ns < TAUT_NS_PER_S)
@@ -279,28 +298,37 @@ static void say_stack(const taut_doctor_thread *t) {
     }
 }
 
+/* What stall_find.c has made of it, once. */
+static void say_known(taut_stall_told *told) {
+    if (told->id == 0 || told->said == told->code)
+        return;
+    say("  %s: %s.\n  Remedy: %s.\n", told->code, told->cause, told->remedy);
+    told->said = told->code;
+}
+
 void taut_stall_report(void *ctx, const taut_stall *s, uint64_t unshown) {
     taut_doctor_watch *w = ctx;
     taut_doctor_thread t = thread_of(w);
     char lasted[32];
-    say_duration(lasted, sizeof lasted, s->now_ns - s->since_ns);
-    now.text_size = 0;
+    taut_stall_say_duration(lasted, sizeof lasted, s->now_ns - s->since_ns);
+    report.size = 0;
+    if (s->reports == 0)
+        w->told.said = NULL;
     say("taut: loop stalled for %s (still running) %s", lasted, s->label);
     if (s->reports > 0 && now.stack_hash == w->shown_hash) {
         say(", %s; same stack\n", now.cause);
+        say_known(&w->told);
     } else {
         say("\n  %s", now.cause);
         if (unshown > 0)
             say("; %llu more stalls here since the last report", (unsigned long long)unshown);
         say("\n");
-        const char *hint = now.have_stack ? taut_stall_hint(&now.stack, now.site_at) : NULL;
-        if (hint != NULL)
-            say("  Hint: %s.\n", hint);
+        say_known(&w->told);
         say_stack(&t);
     }
     w->shown_hash = now.stack_hash;
     if (to_stderr(w))
-        write_stderr(now.text, now.text_size);
+        write_stderr(report.text, report.size);
     taut_stall_queue_put(&(taut_stall_event){
         .kind = s->reports == 0 ? TAUT_STALL_BEGAN : TAUT_STALL_LASTS,
         .watch_id = w->id,
@@ -318,7 +346,7 @@ void taut_stall_report(void *ctx, const taut_stall *s, uint64_t unshown) {
 void taut_stall_ended(void *ctx, const taut_stall *s) {
     taut_doctor_watch *w = ctx;
     char line[TAUT_STALL_LABEL_MAX + 96], lasted[32];
-    say_duration(lasted, sizeof lasted, s->now_ns - s->since_ns);
+    taut_stall_say_duration(lasted, sizeof lasted, s->now_ns - s->since_ns);
     int n = snprintf(line, sizeof line, "taut: loop stall ended after %s %s\n", lasted, s->label);
     if (to_stderr(w))
         write_stderr(line, (size_t)n);
@@ -334,7 +362,7 @@ void taut_stall_ended(void *ctx, const taut_stall *s) {
 void taut_stall_unshown(void *ctx, const char *label, uint64_t count, uint64_t longest_ns) {
     taut_doctor_watch *w = ctx;
     char line[TAUT_STALL_LABEL_MAX + 96], longest[32];
-    say_duration(longest, sizeof longest, longest_ns);
+    taut_stall_say_duration(longest, sizeof longest, longest_ns);
     int n = snprintf(line, sizeof line, "taut: %llu more stall%s %s, the longest %s\n",
                      (unsigned long long)count, count == 1 ? "" : "s", label, longest);
     if (to_stderr(w))

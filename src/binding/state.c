@@ -62,7 +62,10 @@ int taut_state_traverse(taut_state *st, visitproc visit, void *arg) {
     Py_VISIT(st->own.set_exception);
     Py_VISIT(st->own.cancel);
     Py_VISIT(st->own.inner_dirs);
+    Py_VISIT(st->own.library_dirs);
     Py_VISIT(st->own.runners);
+    Py_VISIT(st->own.notice);
+    Py_VISIT(st->own.warn_unawaited);
     Py_VISIT(st->tls_type);
     Py_VISIT(st->read_pipe_type);
     Py_VISIT(st->write_pipe_type);
@@ -106,7 +109,10 @@ int taut_state_clear(taut_state *st) {
     Py_CLEAR(st->own.set_exception);
     Py_CLEAR(st->own.cancel);
     Py_CLEAR(st->own.inner_dirs);
+    Py_CLEAR(st->own.library_dirs);
     Py_CLEAR(st->own.runners);
+    Py_CLEAR(st->own.notice);
+    Py_CLEAR(st->own.warn_unawaited);
     for (size_t i = 0; i < TAUT_FILES_SEEN; i++)
         Py_CLEAR(st->own.files[i].name);
     Py_CLEAR(st->tls_type);

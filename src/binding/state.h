@@ -30,6 +30,7 @@
     X(check_ssl_socket, "asyncio.base_events", "_check_ssl_socket")                                \
     X(base_read_transport, "asyncio.transports", "ReadTransport")                                  \
     X(base_server, "asyncio", "AbstractServer")                                                    \
+    X(queue_type, "asyncio", "Queue")                                                              \
     X(base_handle, "asyncio", "Handle")                                                            \
     X(base_timer_handle, "asyncio", "TimerHandle")                                                 \
     TAUT_THREADSAFE_IMPORTS(X)                                                                     \
@@ -114,5 +115,7 @@ int taut_server_type_add(PyObject *module, taut_state *st);
 int taut_op_type_add(PyObject *module, taut_state *st);
 int taut_executor_type_add(PyObject *module, taut_state *st);
 int taut_doctor_add(PyObject *module, taut_state *st);
+int taut_findings_functions_add(PyObject *module, taut_state *st);
+int taut_listing_functions_add(PyObject *module, taut_state *st);
 
 #endif

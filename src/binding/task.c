@@ -1,5 +1,7 @@
 /* taut._core.Task: made, recycled, shown. What it does when it runs is in task_step.c. */
+#include "binding/notice.h"
 #include "binding/task_current.h"
+#include "binding/task_notes.h"
 
 #include <string.h>
 
@@ -67,7 +69,9 @@ static int task_fill(taut_state *st, taut_task *t, PyObject *coro, PyObject *nam
     if (a->context == NULL)
         return -1;
     Py_CLEAR(a->waiter);
-    taut_task_site_take(st, t);
+    int finalizes = taut_task_site_take(st, t);
+    t->born_ns = t->stepped_ns = t->lp != NULL ? t->lp->core.now_ns : 0;
+    t->cancel_due = 0;
     TAUT_TASK_FLAG(a, must_cancel) = 0;
     a->cancel_requested = 0;
     Py_XSETREF(a->coro, Py_NewRef(coro));
@@ -76,6 +80,8 @@ static int task_fill(taut_state *st, taut_task *t, PyObject *coro, PyObject *nam
     if (own == NULL)
         return -1;
     TAUT_TASK_FLAG(a, log_destroy_pending) = 1;
+    if (TAUT_UNLIKELY(finalizes || (t->lp != NULL && taut_pyloop_is_in_gc(t->lp))))
+        (void)taut_notice(st, t->lp, "in_finalizer", "(sO)", "create_task()", coro);
     return 0;
 }
 
@@ -161,6 +167,7 @@ static int task_init(PyObject *self, PyObject *args, PyObject *kwargs) {
     if (st == NULL || !PyArg_ParseTupleAndKeywords(args, kwargs, format, names, &coro, &loop, &name,
                                                    &context, &eager))
         return -1;
+    taut_task_note_forget(t);
     t->lp = NULL;
     taut_task_unlist(t);
     TAUT_TASK_FLAG(&t->aio, log_destroy_pending) = 0;
@@ -188,10 +195,13 @@ static int task_traverse(PyObject *self, visitproc visit, void *arg) {
     Py_VISIT(t->waiter);
     Py_VISIT(t->coro);
     Py_VISIT(t->context);
-    return taut_future_visit(self, visit, arg); /* a name is a string: it refers to nothing */
+    int rc = taut_task_note_visit((taut_task *)self, visit, arg);
+    /* A name is a string: it refers to nothing. */
+    return rc != 0 ? rc : taut_future_visit(self, visit, arg);
 }
 
 static int task_clear(PyObject *self) {
+    taut_task_note_forget((taut_task *)self);
     ((taut_task *)self)->lp = NULL;
     return base_of(self)->tp_clear(self);
 }
@@ -199,6 +209,7 @@ static int task_clear(PyObject *self) {
 /* Before anything of it is taken apart nobody may come by it any more. */
 static void task_finalize(PyObject *self) {
     taut_task_unlist((taut_task *)self);
+    taut_task_note_forget((taut_task *)self); /* while it is known whether anybody has asked */
     base_of(self)->tp_finalize(self);
 }
 
@@ -247,6 +258,7 @@ static PyObject *task_cancel(PyObject *self, PyObject *const *args, Py_ssize_t n
     PyObject *waiter = a->waiter;
     if (st == NULL)
         return NULL;
+    t->cancel_due = 1;
     if (nargs == 0 && kwnames == NULL && a->fut.state == TAUT_FUTURE_PENDING && waiter != NULL &&
         (Py_IS_TYPE(waiter, st->own.future_type) || Py_IS_TYPE(waiter, st->own.task_type))) {
         a->fut.log_tb = 0;
@@ -264,7 +276,21 @@ static PyObject *task_cancel(PyObject *self, PyObject *const *args, Py_ssize_t n
     return taut_cancel_as(st, st->task_type, self, args, nargs, kwnames);
 }
 
+/* Whoever takes a cancellation back has handled its exception, which is not to be kept from then
+ * on: timeouts and task groups are held to leave nothing behind that refers to it. */
+static PyObject *task_uncancel(PyObject *self, PyObject *unused) {
+    taut_task *t = (taut_task *)self;
+    PyObject *base = (PyObject *)base_of(self);
+    PyObject *method = PyObject_GetAttr(base, taut_state_of_type(Py_TYPE(self))->str_uncancel);
+    PyObject *left = method == NULL ? NULL : PyObject_CallOneArg(method, self);
+    Py_XDECREF(method);
+    if (left != NULL && t->aio.cancel_requested == 0)
+        taut_task_note_forget(t);
+    return left;
+}
+
 static PyMethodDef task_methods[] = {
+    {"uncancel", task_uncancel, METH_NOARGS, "uncancel() -> int"},
     {"cancel", (PyCFunction)(void (*)(void))task_cancel, METH_FASTCALL | METH_KEYWORDS,
      "cancel(msg=None) -> bool"},
     {NULL},

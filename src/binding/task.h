@@ -57,7 +57,7 @@ typedef struct {
     taut_pyloop *lp; /* aio.loop (which owns it), when that is a loop of ours; else NULL */
 } taut_future;
 
-typedef struct {
+typedef struct taut_task {
     taut_aio_task aio;
     taut_pyloop *lp;
 #if PY_VERSION_HEX < 0x030E0000
@@ -65,6 +65,11 @@ typedef struct {
 #endif
     PyObject *site_code; /* where it was made: task_site.c */
     int site_unit;
+    uint16_t note;      /* 1 + the index of its note (task_notes.h), 0: it has none */
+    uint8_t cancel_due; /* cancel() was called, its CancelledError not thrown in yet */
+    /* When it was made, and when its coroutine last began to run: the clock of the loop's iteration
+     * at that time, 0 on loops that are not ours. */
+    uint64_t born_ns, stepped_ns;
 } taut_task;
 
 /* Future(loop=lp). NULL with an exception. */
@@ -120,12 +125,17 @@ PyObject *taut_task_step_callable(taut_task *t);
 PyObject *taut_task_wakeup_callable(taut_task *t);
 extern PyMethodDef taut_task_step_def, taut_task_wakeup_def; /* of these callables */
 
-/* task_site.c: notes who makes the task, from the frames of the calling thread. Never fails. */
-void taut_task_site_take(taut_state *st, taut_task *t);
+/* task_site.c: notes who makes the task, by the thread's frames. 1: a finalizer is among them. */
+int taut_task_site_take(taut_state *st, taut_task *t);
+/* The same of anything else, user code's if some is on the stack; NULL without an exception: not
+ * known. And file, line, function of that. */
+PyObject *taut_site_new(taut_state *st);
+PyObject *taut_site_show(PyObject *site);
 /* What a task waits for (a task of ours or of asyncio's), borrowed; NULL: nothing, or not a task.
  * Called on what it returned it follows the chain. */
 PyObject *taut_task_awaits(taut_state *st, PyObject *task);
-/* The module's task_created_at(task), task_awaited(task) and task_sites_enable(dirs, runners). */
+/* The module's task_created_at(task), task_awaited(task) and task_sites_enable(dirs, libraries,
+ * runners). */
 PyObject *taut_task_created_at(PyObject *module, PyObject *task);
 PyObject *taut_task_awaited(PyObject *module, PyObject *task);
 PyObject *taut_task_sites_enable(PyObject *module, PyObject *args);

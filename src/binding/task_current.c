@@ -39,6 +39,15 @@ void taut_task_list(taut_state *st, taut_task *t) {
     taut_list_append(&st->own.live, &t->link);
 }
 
+taut_task *taut_task_next_listed(taut_state *st, taut_task *t) {
+    taut_list *next = t == NULL ? st->own.live.next : t->link.next;
+    return next == &st->own.live ? NULL : TAUT_CONTAINER(next, taut_task, link);
+}
+
+taut_task_lists taut_task_lists_get(taut_state *st) {
+    return (taut_task_lists){.head = &st->own.live, .node = offsetof(taut_task, link)};
+}
+
 PyObject *taut_live_tasks(PyObject *module, PyObject *unused) {
     taut_list *all = &taut_state_of(module)->own.live;
     PyObject *list = PyList_New(0);

@@ -29,6 +29,25 @@ static inline void taut_task_unlist(taut_task *t) {
 #endif
 }
 
+static inline int taut_task_is_listed_now(const taut_task *t) {
+#if PY_VERSION_HEX >= 0x030E0000
+    return t->aio.node.next != NULL;
+#else
+    return t->link.next != &t->link;
+#endif
+}
+/* The task of ours, borrowed, that was listed after `t` (NULL: the first one), in the order in
+ * which they were made; from 3.14 on of this thread's. NULL: there is none. */
+taut_task *taut_task_next_listed(taut_state *st, taut_task *t);
+
+/* Where the tasks are that are not done, for readers without the GIL. */
+typedef struct {
+    const void *head; /* of a list, ... */
+    size_t of_thread; /* ... and of further ones, at this offset in each thread's state; 0: none */
+    size_t node;      /* of either list, in a task */
+} taut_task_lists;
+taut_task_lists taut_task_lists_get(taut_state *st);
+
 /* From 3.14 on a future knows who awaits it (asyncio.capture_call_graph(), `asyncio ps`). `waiter`
  * begins to await, and has awaited. 0, or -1 with an exception. */
 #if PY_VERSION_HEX >= 0x030E0000

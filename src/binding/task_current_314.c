@@ -68,6 +68,14 @@ void taut_task_list(taut_state *st, taut_task *t) {
         taut_list_append((taut_list *)&thread_now()->asyncio_tasks_head, node);
 }
 
+taut_task_lists taut_task_lists_get(taut_state *st) {
+    return (taut_task_lists){
+        .head = &PyInterpreterState_Get()->asyncio_tasks_head,
+        .of_thread = offsetof(_PyThreadStateImpl, asyncio_tasks_head),
+        .node = offsetof(taut_aio_task, node),
+    };
+}
+
 /* 0, or -1 with an exception. */
 static int append_ours(taut_state *st, struct llist_node *head, PyObject *list) {
     for (struct llist_node *n = head->next; n != head; n = n->next) {
@@ -76,6 +84,17 @@ static int append_ours(taut_state *st, struct llist_node *head, PyObject *list) 
             return -1;
     }
     return 0;
+}
+
+taut_task *taut_task_next_listed(taut_state *st, taut_task *t) {
+    taut_list *all = (taut_list *)&thread_now()->asyncio_tasks_head;
+    taut_list *next = t == NULL ? all->next : t->aio.node.next;
+    for (; next != all; next = next->next) {
+        PyObject *task = (PyObject *)TAUT_CONTAINER(next, taut_aio_task, node);
+        if (PyObject_TypeCheck(task, st->own.task_type))
+            return (taut_task *)task;
+    }
+    return NULL;
 }
 
 /* Those of threads that are gone are on the interpreter's list. */

@@ -110,7 +110,7 @@ static const wrapper *wrapper_find(taut_peek *p, const void *object, const void 
     return NULL;
 }
 
-static int read_task(taut_peek *p, const void *current, const void **task) {
+int taut_task_of(taut_peek *p, const void *current, const void **task) {
     const void *type;
     if (read_type(p, current, &type) < 0)
         return -1;
@@ -129,22 +129,32 @@ static int read_task(taut_peek *p, const void *current, const void **task) {
     return type == known.task_type || type == known.own_type ? 0 : -1;
 }
 
+int taut_task_is_own(taut_peek *p, const void *task) {
+    const void *type;
+    return known.own_type != NULL && read_type(p, task, &type) == 0 && type == known.own_type;
+}
+
+int taut_task_name_of(taut_peek *p, const void *task, taut_stack *out, uint32_t *offset) {
+    const void *name;
+    unsigned long number;
+    char text[32];
+    if (known.name == 0 || read_pointer(p, task, known.name, &name) < 0)
+        return -1;
+    if (read_number(p, name, &number) < 0)
+        return taut_frames_copy_str(p, name, NAME_CHARS_MAX, out, offset);
+    snprintf(text, sizeof text, "Task-%lu", number);
+    *offset = taut_frames_put_text(out, text);
+    return 0;
+}
+
 int taut_task_name_read(const void *current, taut_stack *out, uint32_t *offset) {
     taut_peek p;
-    const void *task, *name;
-    unsigned long number;
+    const void *task;
     if (known.name == 0 || current == NULL || taut_peek_begin(&p, TAUT_PEEK_VM) < 0)
         return -1;
-    int rc = read_task(&p, current, &task);
+    int rc = taut_task_of(&p, current, &task);
     if (rc == 0)
-        rc = read_pointer(&p, task, known.name, &name);
-    if (rc == 0 && read_number(&p, name, &number) == 0) {
-        char text[32];
-        snprintf(text, sizeof text, "Task-%lu", number);
-        *offset = taut_frames_put_text(out, text);
-    } else if (rc == 0) {
-        rc = taut_frames_copy_str(&p, name, NAME_CHARS_MAX, out, offset);
-    }
+        rc = taut_task_name_of(&p, task, out, offset);
     taut_peek_end(&p);
     return rc;
 }

@@ -19,5 +19,10 @@ void taut_task_name_learn_own(const PyTypeObject *type, const PyMethodDef *step,
 /* Without the GIL: appends to out->text the name of the task that `current`, what the loop calls
  * now, belongs to. 0 with *offset, or -1 when that is no task's or cannot be read. */
 int taut_task_name_read(const void *current, taut_stack *out, uint32_t *offset);
+/* The parts of that: the task that `current` belongs to; its name; and whether it is one of ours.
+ * Without the GIL. */
+int taut_task_of(taut_peek *p, const void *current, const void **task);
+int taut_task_name_of(taut_peek *p, const void *task, taut_stack *out, uint32_t *offset);
+int taut_task_is_own(taut_peek *p, const void *task);
 
 #endif

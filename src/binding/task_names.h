@@ -31,12 +31,28 @@
 
 #define TAUT_FREELIST_MAX 2048
 #define TAUT_FILES_SEEN 64
+#define TAUT_SITES_SEEN 256
 
-/* A file's name, as code objects have it, and whether it is asyncio's or taut's. */
+/* A file's name, as code objects have it, and whose it is (task_site.c). */
 typedef struct {
     PyObject *name; /* owned */
-    int is_inner;
+    int owner;
 } taut_file_seen;
+
+/* See task_notes.h. */
+#define TAUT_TASK_NOTES_MAX 256
+typedef struct {
+    struct taut_task *task; /* borrowed: it drops its note before it goes */
+    PyObject *held;         /* the exception that it handles; who has caught it (code); or NULL */
+    uint64_t since_ns;      /* the clock of the loop's iteration */
+    uint64_t finding;       /* that lasts as long as the note, or 0 */
+    int kind, is_told, line, next_free;
+} taut_task_note;
+typedef struct {
+    taut_task_note all[TAUT_TASK_NOTES_MAX];
+    uint64_t delay_ns[4]; /* by kind */
+    int used, free;       /* free: 1 + the index of the first one, 0: none below `used` */
+} taut_task_notes;
 
 typedef struct {
     PyTypeObject *future_type, *task_type; /* NULL: this Python's are not known */
@@ -52,8 +68,12 @@ typedef struct {
     int future_free_count, task_free_count;
     /* Where tasks are made, see task_site.c: directories of code that is passed over (NULL: nobody
      * asks), and the code that runs loops. */
-    PyObject *inner_dirs, *runners;
+    PyObject *inner_dirs, *library_dirs, *runners;
+    /* notice.h: who hears of rare events, and what warn_unawaited() stands before; or NULL. */
+    PyObject *notice, *warn_unawaited;
+    taut_task_notes notes;
     taut_file_seen files[TAUT_FILES_SEEN];
+    const void *sites[TAUT_SITES_SEEN]; /* instructions that were found outside of finalizers */
 } taut_task_names;
 
 #endif

@@ -1,6 +1,7 @@
 /* What a task does: a step of its coroutine, and what the coroutine then waits for. */
 #include "binding/context.h"
 #include "binding/task_current.h"
+#include "binding/task_notes.h"
 
 /* ---- queueing -----------------------------------------------------------------------------------
  */
@@ -229,7 +230,10 @@ static int step_raised(taut_state *st, taut_task *t) {
     int leaves =
         PyErr_ExceptionMatches(PyExc_KeyboardInterrupt) || PyErr_ExceptionMatches(PyExc_SystemExit);
     PyObject *exc = taut_exception_take();
+    int attended = taut_task_note_is_attended(t);
     int rc = call_base(st->own.set_exception, t, exc);
+    if (rc == 0 && !attended)
+        taut_task_note_failed(st, t);
     if (rc == 0 && leaves) {
         taut_exception_restore(exc);
         return -1;
@@ -288,7 +292,6 @@ static int step_run(taut_state *st, taut_task *t, PyObject *exc) {
     if (TAUT_UNLIKELY(exc != NULL || TAUT_TASK_FLAG(&t->aio, must_cancel))) {
         thrown = exception_to_throw(st, t, exc);
         sent = thrown == NULL ? PYGEN_ERROR : coroutine_throw(st, coro, thrown, &result);
-        Py_XDECREF(thrown);
     } else {
         sent = PyIter_Send(coro, Py_None, &result);
     }
@@ -299,6 +302,9 @@ static int step_run(taut_state *st, taut_task *t, PyObject *exc) {
         rc = step_returned(st, t, result);
     else
         rc = step_raised(st, t);
+    if (TAUT_UNLIKELY(thrown != NULL || t->note != 0))
+        taut_task_note_step(st, t, thrown, thrown == exc ? 2 : 1, sent == PYGEN_NEXT);
+    Py_XDECREF(thrown);
     Py_XDECREF(result);
     Py_DECREF(coro);
     if (t->aio.fut.state != TAUT_FUTURE_PENDING)
@@ -336,8 +342,10 @@ int taut_task_step(taut_task *t, PyObject *exc) {
     int rc;
     if (t->lp == NULL)
         rc = step_elsewhere(st, t, exc);
-    else if ((rc = taut_task_enter(t->lp, t)) == 0)
+    else if ((rc = taut_task_enter(t->lp, t)) == 0) {
+        t->stepped_ns = t->lp->core.now_ns;
         rc = step_run(st, t, exc);
+    }
     Py_DECREF((PyObject *)t);
     return rc;
 }

@@ -197,7 +197,7 @@ PyObject *taut_tls_new(taut_pyloop *lp, PyObject *protocol, PyObject *context, P
         goto fail;
     c->sslcontext = Py_NewRef(context);
     c->waiter = Py_XNewRef(waiter);
-    c->made_at = taut_debug_stack(lp);
+    c->made_at = taut_debug_made_at(lp);
     c->app = call_connection_made ? TAUT_APP_INIT : TAUT_APP_MADE;
     c->closed = 0;
     return (PyObject *)c;
@@ -281,6 +281,7 @@ static PyObject *m_close(PyObject *self, PyObject *unused) {
         Py_RETURN_NONE;
     if (taut_pyloop_check_thread(c->lp) < 0)
         return NULL;
+    taut_debug_closing(c->lp->st, self, "transport", c->made_at);
     c->closed = 1;
     taut_tls_shutdown_start(c);
     Py_RETURN_NONE;

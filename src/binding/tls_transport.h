@@ -43,7 +43,7 @@ typedef struct taut_tls_transport {
     taut_tls tls;          /* direct: see tls_engine.h */
     PyObject *memory_in, *memory_out; /* ssl.MemoryBIOs, NULL in direct mode */
     PyObject *memory_error;           /* why the last call failed, until it is asked for */
-    PyObject *made_at;                /* debug mode: the stack of its creation */
+    PyObject *made_at;                /* taut_debug_made_at */
     taut_list queue_link;             /* among the loop's waiting handshakes */
     struct taut_tls_deadline *handshake_deadline, *shutdown_deadline;
     double handshake_timeout, shutdown_timeout; /* seconds */

@@ -243,7 +243,7 @@ PyObject *taut_transport_new(taut_pyloop *lp, int fd, PyObject *sock, PyObject *
         taut_fdtable_claim(lp, fd, (PyObject *)t, is_closing) < 0)
         goto fail;
     t->waiter = Py_XNewRef(waiter);
-    t->made_at = taut_debug_stack(lp);
+    t->made_at = taut_debug_made_at(lp);
     taut_member_add(lp, &t->member, (PyObject *)t, on_orphan);
     if (schedule_start(t) < 0)
         goto fail;
@@ -378,6 +378,7 @@ static PyObject *m_close(PyObject *self, PyObject *unused) {
         t->stream.lost = 1;
         return taut_transport_check(t) < 0 ? NULL : Py_NewRef(Py_None);
     }
+    taut_debug_closing(t->lp->st, self, "transport", t->made_at);
     taut_transport_send_held(t); /* once it is sent, nothing can be written any more */
     taut_stream_close(&t->stream);
     taut_transport_update_hold(t);
@@ -466,7 +467,9 @@ static int transport_clear(PyObject *self) {
 
 static void transport_finalize(PyObject *self) {
     taut_transport *t = (taut_transport *)self;
-    if (!t->open)
+    /* With `closed` on its way the loop holds us, so it is garbage, too, and its close() will bring
+     * that; letting go of ourselves here would leave nobody to bring it to. */
+    if (!t->open || (t->stream.closed_scheduled && !t->lp->closed))
         return;
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);

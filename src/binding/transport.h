@@ -25,7 +25,7 @@ typedef struct taut_transport {
     PyObject *server;    /* owned until closed; of any type with _attach and _detach */
     PyObject *waiter;    /* future for "connection made" */
     PyObject *close_exc; /* what connection_lost will be told, when the core cannot know it */
-    PyObject *made_at;   /* debug mode: the stack of its creation */
+    PyObject *made_at;   /* taut_debug_made_at */
     /* What get_buffer() gave, until buffer_updated(); or the bytes object that a large read fills.
      */
     PyObject *read_buffer;

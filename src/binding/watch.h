@@ -6,6 +6,8 @@
 
 #include "binding/doctor.h"
 #include "binding/frames.h"
+#include "binding/host.h"
+#include "binding/victims.h"
 #include "io/watchdog.h"
 
 /* The loop's thread, as the watchdog needs it. Replaced as a whole, under `lock`, when a foreign
@@ -17,6 +19,24 @@ typedef struct {
     taut_frame_id runner; /* the frame that runs the loop, see taut_frame_id */
 } taut_doctor_thread;
 
+/* The finding about the stall under way, and the text of its evidence that stays the same. */
+#define TAUT_STALL_SITES_MAX 16
+typedef struct {
+    uint64_t id; /* 0: none */
+    const char *code, *cause, *remedy;
+    const char *said;    /* the code that the reports of this stall have told */
+    uint64_t stack_hash; /* of the stall's latest capture, and the innermost line */
+    int line;
+    int moves;           /* the stack has changed since the first one */
+    unsigned cpu, delay; /* percent, as of the latest capture */
+    char task[280];      /* a line, or "" */
+    char stack[1250];
+    taut_victims victims; /* as of the latest capture */
+    struct {
+        uint64_t id, count, total_ns, longest_ns;
+    } sites[TAUT_STALL_SITES_MAX]; /* of this run of the loop */
+} taut_stall_told;
+
 struct taut_doctor_watch {
     taut_watchdog_target target;
     taut_doctor_thread thread;
@@ -25,10 +45,13 @@ struct taut_doctor_watch {
     int to_stderr;
     int started;       /* the run of a loop of ours is watched */
     int runner_needed; /* without the runner's frame on the stack the loop does not run */
+    _Atomic(struct taut_exam *) exam; /* exam.h; NULL: none */
     /* The watchdog's own. */
     uint64_t mark_ns, mark_cpu_ns,
         mark_delay_ns;   /* at the last sample with progress, at most one tick before */
     uint64_t shown_hash; /* of the stack that was printed last for this stall */
+    taut_stall_told told;
+    taut_host_watch host;
 };
 
 /* Zeroed memory becomes a watch of the calling thread. */
@@ -42,12 +65,20 @@ void taut_doctor_watch_stop(taut_doctor_watch *w);
 
 /* Of the loops of ours (watch id 0); a foreign loop's watch has its own. */
 extern _Atomic int taut_stall_own_to_stderr;
-/* stall.c: the ops of a watch (a foreign loop's add some) and what counts as the user's code. */
+/* By signal, the Handle that loop.add_signal_handler() made, never to be looked into; or NULL. */
+#define TAUT_STALL_SIGNALS 65
+extern _Atomic(const void *) taut_stall_signal_handles[TAUT_STALL_SIGNALS];
+/* stall.c and stall_find.c: the ops of a watch (a foreign loop's add some) and what counts as the
+ * user's code. */
 uint64_t taut_stall_capture(void *ctx, taut_stall *s);
 void taut_stall_suspect(void *ctx);
 void taut_stall_report(void *ctx, const taut_stall *s, uint64_t unshown);
 void taut_stall_ended(void *ctx, const taut_stall *s);
+void taut_stall_noted(void *ctx, const taut_stall *s);
+void taut_stall_over(void *ctx, const taut_stall *s);
 void taut_stall_unshown(void *ctx, const char *label, uint64_t count, uint64_t longest_ns);
+/* Whether a file is of the standard library, of an installed package or of taut. */
+int taut_stall_is_library(const char *file);
 /* Files below these directories are not the user's. Copied; at most TAUT_STALL_LIBRARIES_MAX of
  * them. Before the first watch starts. */
 #define TAUT_STALL_LIBRARIES_MAX 8

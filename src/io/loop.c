@@ -27,6 +27,8 @@ int taut_loop_init(taut_loop *l, const taut_loop_ops *ops, void *ctx) {
     l->wakeup.watch.fd = -1;
     taut_list_init(&l->deferred);
     taut_timers_init(&l->timers);
+    l->timers.lag = &l->vitals.lag;
+    taut_vitals_add(&l->vitals, &l->pulse);
     int rc = taut_ring_init(&l->ready, RING_CAPACITY);
     if (rc < 0)
         goto failed;
@@ -53,6 +55,7 @@ failed:
 
 void taut_loop_close(taut_loop *l) {
     taut_assert(!l->running);
+    taut_vitals_remove(&l->vitals);
     taut_timers_free(&l->timers); /* `dropped` may still use the rest */
     while (!taut_list_empty(&l->deferred))
         taut_list_unlink(l->deferred.next);
@@ -143,6 +146,7 @@ static void ready_done(taut_loop *l) {
  * since the other end may be one of ours. asyncio looks at events and timers before each batch. */
 static int run_burst(taut_loop *l) {
     uint64_t start = taut_sys_ticks();
+    taut_vitals_ready(&l->vitals, taut_ring_count(&l->ready));
     for (int i = 0; i < BURSTS_MAX; i++) {
         size_t count = taut_ring_count(&l->ready);
         if (count == 0)
@@ -172,6 +176,8 @@ static int run_ready(taut_loop *l) {
     return rc;
 }
 
+/* How long to wait, and since when. The clock is read where a timer's distance depends on it; else
+ * the CPU's counter says how long ago it was read. */
 static uint64_t timeout_of(taut_loop *l) {
     if (taut_ring_count(&l->ready) || l->stopping || !taut_list_empty(&l->deferred))
         return 0;
@@ -179,13 +185,21 @@ static uint64_t timeout_of(taut_loop *l) {
     /* Dropping cancelled timers runs their owners' code, which may have made work. */
     if (taut_ring_count(&l->ready) || l->stopping || !taut_list_empty(&l->deferred))
         return 0;
-    if (next_ns == TAUT_NEVER_NS)
+    if (next_ns == TAUT_NEVER_NS && l->tick_ns > 0) {
+        int64_t ticks = (int64_t)(taut_sys_ticks() - l->turn_ticks); /* cores differ a little */
+        l->wait_ns =
+            taut_vitals_mark(&l->vitals) + (ticks > 0 ? (uint64_t)((double)ticks * l->tick_ns) : 0);
         return TAUT_NEVER_NS;
+    }
     uint64_t now_ns = taut_sys_now_ns();
-    return next_ns > now_ns ? next_ns - now_ns : 0;
+    if (next_ns <= now_ns)
+        return 0;
+    l->wait_ns = now_ns;
+    return next_ns == TAUT_NEVER_NS ? TAUT_NEVER_NS : next_ns - now_ns;
 }
 
 static int wait_for_events(taut_loop *l) {
+    l->wait_ns = 0;
     uint64_t timeout_ns = timeout_of(l);
     int rc;
     if (timeout_ns == 0) {
@@ -194,8 +208,9 @@ static int wait_for_events(taut_loop *l) {
         taut_pulse_phase(&l->pulse, TAUT_PHASE_POLLING);
         l->ops->wait_begin(l->ctx);
         rc = taut_poller_wait(l->poller, timeout_ns);
-        l->ops->wait_end(l->ctx);
+        /* Waiting for what wait_end must take back is no idleness. */
         taut_pulse_phase(&l->pulse, TAUT_PHASE_RUNNING);
+        l->ops->wait_end(l->ctx);
     }
     if (rc == -EINTR)
         rc = l->ops->check(l->ctx);
@@ -216,6 +231,7 @@ static void calibrate(taut_loop *l) {
         l->burst_ticks = BURST_TICKS_MAX;
     else
         l->burst_ticks = (uint64_t)ticks;
+    l->tick_ns = per_ns > 0 ? 1 / per_ns : 0;
     l->calibrate_window_ns = elapsed_ns < WINDOW_LAST_NS ? elapsed_ns * 4 : 0;
 }
 
@@ -242,6 +258,8 @@ static int iterate(taut_loop *l) {
     if (rc < 0)
         return rc;
     l->now_ns = taut_sys_now_ns();
+    l->turn_ticks = taut_sys_ticks();
+    taut_vitals_turn(&l->vitals, l->wait_ns, l->now_ns);
     if (TAUT_UNLIKELY(l->calibrate_window_ns != 0))
         calibrate(l);
     l->turn++;
@@ -264,6 +282,9 @@ int taut_loop_run(taut_loop *l) {
     l->running = 1;
     l->interrupt_err = 0;
     atomic_store_explicit(&l->pulse.thread_id, taut_pulse_self(), memory_order_relaxed);
+    l->now_ns = taut_sys_now_ns();
+    l->turn_ticks = taut_sys_ticks();
+    atomic_store_explicit(&l->vitals.mark_ns, l->now_ns, memory_order_relaxed);
     taut_pulse_phase(&l->pulse, TAUT_PHASE_RUNNING);
     int rc;
     do {
@@ -274,6 +295,7 @@ int taut_loop_run(taut_loop *l) {
     } while (rc == 0 && !l->stopping);
     l->stopping = 0;
     l->running = 0;
+    taut_vitals_turn(&l->vitals, 0, taut_sys_now_ns());
     taut_pulse_phase(&l->pulse, TAUT_PHASE_STOPPED);
     atomic_store_explicit(&l->pulse.thread_id, 0, memory_order_relaxed);
     return rc;

@@ -13,6 +13,7 @@
 #include "io/poller.h"
 #include "io/pulse.h"
 #include "io/timers.h"
+#include "io/vitals.h"
 #include "io/wakeup.h"
 
 enum { TAUT_ENTRY_CORE = 0, TAUT_ENTRY_USER = 1 };
@@ -51,6 +52,7 @@ struct taut_loop {
     taut_wakeup wakeup;
     taut_list deferred;
     taut_pulse pulse;
+    taut_vitals vitals;
     const taut_loop_ops *ops;
     void *ctx;
     uint8_t *scratch;                  /* shared read buffer, TAUT_SCRATCH_SIZE */
@@ -62,6 +64,9 @@ struct taut_loop {
     uint64_t sigpipe_ticks; /* when it was last asked whether SIGPIPE ends the process, and ... */
     int sigpipe_ends;       /* the answer; see stream_write.c */
     uint64_t calibrate_ticks, calibrate_ns, calibrate_window_ns;
+    double tick_ns;      /* 0 until calibrated */
+    uint64_t turn_ticks; /* the counter when this iteration looked at the clock */
+    uint64_t wait_ns;    /* when this iteration's wait began, 0: it does not wait */
     int stopping, running;
     int touched;       /* see taut_loop_touch */
     int interrupt_err; /* see taut_loop_interrupt */

@@ -1,6 +1,7 @@
 #include "io/private_fds.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 
 #include "base/err.h"
 #include "io/sys.h"
@@ -16,6 +17,9 @@
 static _Thread_local int process = -1;
 
 #if HAVE_PIDFD_GETFD
+/* A thread of this process has done it, so that there is nothing to try any more. */
+static _Atomic int permitted;
+
 static int process_open(void) {
     return (int)TAUT_SYS_RC(syscall(SYS_pidfd_open, getpid(), 0));
 }
@@ -24,10 +28,9 @@ static int process_getfd(int pidfd, int fd) {
     return (int)TAUT_SYS_RC(syscall(SYS_pidfd_getfd, pidfd, fd, 0));
 }
 
-int taut_private_fds_enter(void) {
-    if (process >= 0)
-        return 0;
-    /* A try, since there is no way back: the pidfd stands for any fd that is surely open. */
+/* A try, since there is no way back: the pidfd stands for any fd that is surely open. 0 or a
+ * negative error. */
+static int try_getfd(void) {
     int pidfd = process_open();
     if (pidfd < 0)
         return pidfd;
@@ -35,13 +38,23 @@ int taut_private_fds_enter(void) {
     if (got >= 0)
         taut_sys_close(got);
     taut_sys_close(pidfd);
-    if (got < 0)
-        return got;
-    int rc = (int)TAUT_SYS_RC(syscall(SYS_close_range, 0U, ~0U, UNSHARE));
+    return got < 0 ? got : 0;
+}
+
+int taut_private_fds_enter(void) {
+    if (process >= 0)
+        return 0;
+    int rc = atomic_load_explicit(&permitted, memory_order_relaxed) ? 0 : try_getfd();
+    if (rc < 0)
+        return rc;
+    rc = (int)TAUT_SYS_RC(syscall(SYS_close_range, 0U, ~0U, UNSHARE));
     if (rc < 0)
         return rc;
     process = process_open();
-    return process < 0 ? process : 0;
+    if (process < 0)
+        return process;
+    atomic_store_explicit(&permitted, 1, memory_order_relaxed);
+    return 0;
 }
 
 int taut_private_fds_get(int fd) {
@@ -56,6 +69,10 @@ int taut_private_fds_get(int fd) {
     return fd;
 }
 #endif
+
+int taut_private_fds_entered(void) {
+    return process >= 0;
+}
 
 void taut_private_fds_put(int fd) {
     if (process >= 0 && fd >= 0)

@@ -11,8 +11,11 @@
 #include <stddef.h>
 
 /* Gives the calling thread an empty table, for good. 0, or a negative error: nothing changed.
- * Nothing else in the process is closed or changed, and none of its fds is kept open. */
+ * Nothing else in the process is closed or changed, and none of its fds is kept open. Also in a
+ * thread that was started by one with a table of its own, and shares that one so far. */
 int taut_private_fds_enter(void);
+/* Whether the calling thread has. */
+int taut_private_fds_entered(void);
 /* The process's fd for use by the calling thread, or a negative error (-EBADF: it is not open).
  * Give it back with taut_private_fds_put. In a thread that has not entered it is `fd` itself. */
 int taut_private_fds_get(int fd);

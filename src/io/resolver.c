@@ -12,7 +12,8 @@ struct taut_resolver {
     taut_list done;       /* of taut_job.link */
     taut_loop *loop;      /* NULL once closed */
     taut_threadpool *pool;
-    taut_list under_way; /* loop thread only */
+    taut_list under_way; /* loop thread only, as the next one */
+    unsigned pending;
     atomic_uint count;
 };
 
@@ -112,9 +113,12 @@ int taut_resolver_submit(taut_resolver *r, taut_lookup *lk) {
     lk->job.done = job_done;
     atomic_fetch_add(&r->count, 1);
     taut_list_append(&r->under_way, &lk->link);
+    r->pending++;
+    lk->begun_ns = r->loop->now_ns;
     int rc = taut_threadpool_submit(r->pool, &lk->job);
     if (rc < 0) {
         taut_list_unlink(&lk->link);
+        r->pending--;
         resolver_unref(r);
     }
     return rc;
@@ -125,6 +129,7 @@ void taut_lookup_cancel(taut_lookup *lk) {
     lk->owner = NULL;
     if (taut_threadpool_cancel(r->pool, &lk->job)) {
         taut_list_unlink(&lk->link);
+        r->pending--;
         taut_lookup_free(lk);
         resolver_unref(r);
     }
@@ -145,11 +150,20 @@ void taut_resolver_drain(taut_resolver *r) {
         taut_lookup *lk = TAUT_CONTAINER(done.next, taut_lookup, job.link);
         taut_list_unlink(&lk->job.link);
         taut_list_unlink(&lk->link);
+        r->pending--;
+        taut_vitals_lookup_done(&r->loop->vitals, r->loop->now_ns - lk->begun_ns);
         if (lk->owner)
             lk->finished(lk);
         else
             taut_lookup_free(lk);
     }
+}
+
+void taut_resolver_state_get(taut_resolver *r, taut_resolver_state *out) {
+    *out = (taut_resolver_state){.pending = r->pending};
+    taut_threadpool_counts(r->pool, &out->threads, &out->queued);
+    if (!taut_list_empty(&r->under_way))
+        out->oldest_ns = TAUT_CONTAINER(r->under_way.next, taut_lookup, link)->begun_ns;
 }
 
 void taut_resolver_close(taut_resolver *r) {

@@ -18,7 +18,8 @@ struct taut_lookup {
     void (*finished)(taut_lookup *lk);
     /* The resolver closes: `finished` will never run, the lookup is gone. Must not call back. */
     void (*abandoned)(taut_lookup *lk);
-    void *owner; /* NULL: nobody waits, it is freed when it comes back */
+    void *owner;       /* NULL: nobody waits, it is freed when it comes back */
+    uint64_t begun_ns; /* the loop's clock when it was submitted */
     char *host, *service;
     struct addrinfo hints;
     int reverse, name_flags; /* reverse: host and service of the one address found, too */
@@ -40,6 +41,11 @@ int taut_resolver_new(taut_resolver **out, taut_loop *loop, unsigned threads_max
 void taut_resolver_close(taut_resolver *r);
 /* Takes the lookup until `finished`, `abandoned` or taut_lookup_cancel. 0 or negative error. */
 int taut_resolver_submit(taut_resolver *r, taut_lookup *lk) TAUT_MUST_USE;
+typedef struct {
+    unsigned pending, queued, threads; /* queued: of those pending, waiting for a thread */
+    uint64_t oldest_ns;                /* when the oldest of those pending was submitted */
+} taut_resolver_state;
+void taut_resolver_state_get(taut_resolver *r, taut_resolver_state *out);
 /* Nobody waits any more: no callback; the lookup is gone. */
 void taut_lookup_cancel(taut_lookup *lk);
 /* When the loop was woken: `finished` for everything that has come back. */

@@ -81,6 +81,13 @@ unsigned taut_threadpool_threads(taut_threadpool *tp) {
     return n;
 }
 
+void taut_threadpool_counts(taut_threadpool *tp, unsigned *threads, unsigned *queued) {
+    lock(tp);
+    *threads = tp->threads;
+    *queued = tp->queued;
+    pthread_mutex_unlock(&tp->lock);
+}
+
 /* Called with the lock held; holds it again when it returns. Says whether there is work. */
 static int wait_for_work(taut_threadpool *tp) {
     uint64_t now_ns = taut_sys_now_ns();

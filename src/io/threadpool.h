@@ -22,6 +22,8 @@ int taut_threadpool_new(taut_threadpool **out, unsigned threads_max) TAUT_MUST_U
 void taut_threadpool_set_idle_ns(taut_threadpool *tp, uint64_t idle_ns);
 /* Threads alive now. Any thread. */
 unsigned taut_threadpool_threads(taut_threadpool *tp);
+/* Threads alive, and jobs that wait for one. Any thread. */
+void taut_threadpool_counts(taut_threadpool *tp, unsigned *threads, unsigned *queued);
 /* Takes the job until `done`. 0, -ENOMEM or -EAGAIN when no thread could start. Any thread, as long
  * as the pool has not been released. */
 int taut_threadpool_submit(taut_threadpool *tp, taut_job *j) TAUT_MUST_USE;

@@ -22,6 +22,7 @@ static void give_up(taut_timer *t) {
 void taut_timers_init(taut_timers *ts) {
     taut_heap_init(&ts->heap);
     ts->cancelled_count = 0;
+    ts->lag = NULL;
 }
 
 void taut_timers_free(taut_timers *ts) {
@@ -118,6 +119,8 @@ size_t taut_timers_fire(taut_timers *ts, uint64_t now_ns) {
             continue;
         }
         taut_heap_node_init(&t->node);
+        if (ts->lag)
+            taut_hist_add(ts->lag, now_ns - t->deadline_ns);
         t->due(t);
         fired++;
     }

@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/heap.h"
+#include "base/hist.h"
 
 typedef struct taut_timer taut_timer;
 /* Due: the timer is out of the heap and may be freed or started again. */
@@ -25,6 +26,7 @@ struct taut_timer {
 typedef struct {
     taut_heap heap;
     size_t cancelled_count;
+    taut_hist *lag; /* where lateness is counted, or NULL */
 } taut_timers;
 
 void taut_timers_init(taut_timers *ts);

@@ -43,6 +43,7 @@ static struct {
     int nudge_fd;       /* of the process: an eventfd while a target has a wait_fd, else -1 */
     uint64_t wake_ns;   /* when a sleep that is no parking ends */
     uint64_t active_ns; /* when some target was last seen at work */
+    uint64_t exam_ns;   /* when an examination is due although nobody works */
     site sites[SITES_MAX];
 } dog = {.nudge_fd = -1, .lock = PTHREAD_MUTEX_INITIALIZER, .idle = PTHREAD_COND_INITIALIZER};
 
@@ -117,6 +118,8 @@ static int stall_close(taut_watchdog_target *t, uint64_t now) {
     t->stall.now_ns = now;
     if (lasted > atomic_load_explicit(&t->longest_ns, memory_order_relaxed))
         atomic_store_explicit(&t->longest_ns, lasted, memory_order_relaxed);
+    if (lasted > atomic_load_explicit(&t->pulse->stall_longest_ns, memory_order_relaxed))
+        atomic_store_explicit(&t->pulse->stall_longest_ns, lasted, memory_order_relaxed);
     if (tell)
         memcpy(t->stall.label, t->first_label, sizeof t->stall.label);
     if (s != NULL && tell) {
@@ -128,11 +131,18 @@ static int stall_close(taut_watchdog_target *t, uint64_t now) {
     return tell;
 }
 
+/* Without the lock. */
+static void stall_tell_end(taut_watchdog_target *t, int reported) {
+    if (t->ops->over != NULL)
+        t->ops->over(t->ctx, &t->stall);
+    if (reported)
+        t->ops->ended(t->ctx, &t->stall);
+}
+
 static void stall_end(taut_watchdog_target *t, uint64_t now) {
-    if (!stall_close(t, now))
-        return;
+    int reported = stall_close(t, now);
     op_begin(t);
-    t->ops->ended(t->ctx, &t->stall);
+    stall_tell_end(t, reported);
     op_end();
 }
 
@@ -158,9 +168,16 @@ static int stall_report(taut_watchdog_target *t, uint64_t now, uint64_t threshol
     if (hash == 0 || (!t->stall.late && moved_meanwhile(t)))
         return 0;
     t->stall.site = hash;
-    if (!t->in_stall)
+    if (!t->in_stall) {
         atomic_fetch_add_explicit(&t->stalls, 1, memory_order_relaxed);
+        atomic_fetch_add_explicit(&t->pulse->stalls, 1, memory_order_relaxed);
+    }
     t->in_stall = 1;
+    if (t->ops->noted != NULL) {
+        op_begin(t);
+        t->ops->noted(t->ctx, &t->stall);
+        op_end();
+    }
     site *s = site_take(hash, t->stall.label);
     if (t->reported || site_may_speak(s, now, now - t->stall.since_ns)) {
         if (!t->reported || s->shown_ns == 0)
@@ -228,10 +245,14 @@ static uint64_t sample(taut_watchdog_target *t, uint64_t now, uint64_t delta) {
 
 static uint64_t sample_all(uint64_t now, uint64_t delta) {
     uint64_t wake_ns = TAUT_NEVER_NS;
+    dog.exam_ns = TAUT_NEVER_NS;
     /* An op may give up the lock, but a target cannot go while it is busy. */
-    for (taut_list *n = dog.targets.next; n != &dog.targets; n = n->next)
-        wake_ns =
-            min_u64(wake_ns, sample(TAUT_CONTAINER(n, taut_watchdog_target, link), now, delta));
+    for (taut_list *n = dog.targets.next; n != &dog.targets; n = n->next) {
+        taut_watchdog_target *t = TAUT_CONTAINER(n, taut_watchdog_target, link);
+        wake_ns = min_u64(wake_ns, sample(t, now, delta));
+        if (t->ops->examine != NULL)
+            dog.exam_ns = min_u64(dog.exam_ns, t->ops->examine(t->ctx, now));
+    }
     return wake_ns;
 }
 
@@ -313,15 +334,22 @@ static void wait_set_close(wait_set *set) {
         taut_private_fds_put(set->fds[i].fd);
 }
 
-/* One sleep of a parked thread; the lock is given up meanwhile. 1: an fd is ready. */
+/* One sleep of a parked thread; the lock is given up meanwhile. 1: an fd is ready, or an
+ * examination is due. */
 static int park_wait(wait_set *set, uint32_t seen) {
-    struct timespec fallback = {.tv_nsec = (long)PARK_FALLBACK_NS};
-    int ready = 0;
+    uint64_t now = taut_sys_now_ns(), until = dog.exam_ns;
+    int sure = set->count > 0 ? set->sure : dog.membarrier, ready = 0;
+    if (until <= now)
+        return 1;
+    if (!sure)
+        until = min_u64(until, now + PARK_FALLBACK_NS);
+    struct timespec left = {.tv_sec = (time_t)((until - now) / TAUT_NS_PER_S),
+                            .tv_nsec = (long)((until - now) % TAUT_NS_PER_S)};
     pthread_mutex_unlock(&dog.lock);
     if (set->count > 0)
-        ready = ppoll(set->fds, set->count, set->sure ? NULL : &fallback, NULL);
+        ready = ppoll(set->fds, set->count, until == TAUT_NEVER_NS ? NULL : &left, NULL);
     else
-        futex_wait(seen, dog.membarrier ? TAUT_NEVER_NS : taut_sys_now_ns() + PARK_FALLBACK_NS);
+        futex_wait(seen, until);
     pthread_mutex_lock(&dog.lock);
     return ready > 0;
 }
@@ -508,9 +536,10 @@ void taut_watchdog_remove(taut_watchdog_target *t) {
         if (t->wait_fd >= 0 && dog.parked)
             wake(); /* it holds that fd */
         nudge_fd_update();
-        if (t->in_stall && stall_close(t, now)) {
+        if (t->in_stall) {
+            int reported = stall_close(t, now);
             pthread_mutex_unlock(&dog.lock);
-            t->ops->ended(t->ctx, &t->stall);
+            stall_tell_end(t, reported);
             pthread_mutex_lock(&dog.lock);
         }
         while (taut_list_empty(&dog.targets) && t->ops->unshown != NULL && tell_unshown(t, now, 1))

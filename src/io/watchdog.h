@@ -27,19 +27,26 @@ typedef struct {
     char label[TAUT_STALL_LABEL_MAX];
 } taut_stall;
 
-/* On the watchdog's thread; ended and unshown also on that of taut_watchdog_remove. capture,
- * report, ended and unshown run without the watchdog's lock and may take their time; the target
- * stays valid until they return. */
+/* On the watchdog's thread; over, ended and unshown also on that of taut_watchdog_remove. capture,
+ * noted, over, report, ended and unshown run without the watchdog's lock and may take their time;
+ * the target stays valid until they return. */
 typedef struct {
     /* Optional. A number that moves with any progress that the pulse does not show. */
     uint64_t (*progress)(void *ctx);
     /* Optional, needed for TAUT_PHASE_UNSURE: 1 when the thread waits for events right now. */
     int (*waiting)(void *ctx);
+    /* Optional. Called with each sample. When to be called again although nothing moves, or
+     * TAUT_NEVER_NS. Quick, with the watchdog's lock held. */
+    uint64_t (*examine)(void *ctx, uint64_t now_ns);
     /* Optional. No progress for one sample: the moment to note the thread's CPU time. */
     void (*suspect)(void *ctx);
     /* Takes the evidence and sets label; returns the site, or 0: no stall, and none until the pulse
      * or the progress moves again. */
     uint64_t (*capture)(void *ctx, taut_stall *s);
+    /* Optional. Every stall, whether reported or not: told after each capture, before the report,
+     * and when it is over (now_ns), before `ended`. */
+    void (*noted)(void *ctx, const taut_stall *s);
+    void (*over)(void *ctx, const taut_stall *s);
     /* The stall lasts; `unshown` earlier stalls at this site went unreported. */
     void (*report)(void *ctx, const taut_stall *s, uint64_t unshown);
     /* A reported stall is over (now_ns); the label is that of its first report. */

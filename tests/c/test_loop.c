@@ -61,7 +61,7 @@ static void op_wait_begin(void *ctx) {
         fx.in_wait();
 }
 static void op_wait_end(void *ctx) {
-    CHECK_EQ(fx.loop.pulse.phase, TAUT_PHASE_POLLING);
+    CHECK_EQ(fx.loop.pulse.phase, TAUT_PHASE_RUNNING);
 }
 static int op_check(void *ctx) {
     CHECK_EQ(fx.loop.pulse.phase, TAUT_PHASE_RUNNING);

@@ -49,6 +49,38 @@ static void reads_what_is_there_and_refuses_the_rest(void) {
     munmap(page, size);
 }
 
-static const check_test tests[] = {CHECK_TEST(reads_what_is_there_and_refuses_the_rest)};
+static void pages_are_read_once(void) {
+    static taut_peek_pages pages;
+    size_t size = TAUT_PEEK_PAGE_SIZE;
+    char *at = mmap(NULL, 3 * size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    char got[16], big[2 * TAUT_PEEK_PAGE_SIZE];
+    taut_peek p;
+    CHECK(at != MAP_FAILED);
+    CHECK_EQ(mprotect(at + 2 * size, size, PROT_NONE), 0);
+    memset(at, 'a', 2 * size);
+    CHECK_EQ(taut_peek_begin(&p, TAUT_PEEK_VM), 0);
+    p.pages = &pages;
+    CHECK_EQ(taut_peek_read(&p, got, at + size - 8, 16), 0); /* of two pages */
+    CHECK_EQ(memcmp(got, "aaaaaaaaaaaaaaaa", 16), 0);
+    memset(at, 'b', 2 * size);
+    CHECK_EQ(taut_peek_read(&p, got, at, 16), 0);
+    CHECK_EQ(got[0], 'a'); /* as it was */
+    CHECK_EQ(taut_peek_read(&p, big, at, sizeof big), 0);
+    CHECK_EQ(big[0], 'b'); /* more than a page is looked at anew */
+    CHECK_EQ(taut_peek_read(&p, got, at + 2 * size - 8, 16), -EFAULT);
+    CHECK_EQ(taut_peek_read(&p, got, at + 2 * size, 1), -EFAULT);
+    taut_peek_end(&p);
+    CHECK(p.pages == NULL);
+    taut_peek_begin_direct(&p);
+    CHECK_EQ(taut_peek_read(&p, got, at, 16), 0);
+    CHECK_EQ(got[15], 'b');
+    taut_peek_end(&p);
+    munmap(at, 3 * size);
+}
+
+static const check_test tests[] = {
+    CHECK_TEST(reads_what_is_there_and_refuses_the_rest),
+    CHECK_TEST(pages_are_read_once),
+};
 
 CHECK_MAIN(tests)

@@ -78,6 +78,38 @@ static void a_thread_that_shares(void) {
     run_with(&(fixture){.enter = 0});
 }
 
+/* A thread shares the table of the one that has started it, here a table of its own. */
+static void *in_second_thread(void *arg) {
+    fixture *f = arg;
+    CHECK_EQ(taut_private_fds_enter() < 0, f->refused);
+    if (!f->refused)
+        CHECK_EQ(own_fd_count(), 1);
+    return in_thread(&(fixture){.one = {f->one[0], f->one[1]}, .closed = f->closed});
+}
+
+static void *in_first_thread(void *arg) {
+    fixture *f = arg;
+    pthread_t second;
+    f->refused = taut_private_fds_enter() < 0;
+    int before = own_fd_count();
+    CHECK_EQ(pthread_create(&second, NULL, in_second_thread, f), 0);
+    pthread_join(second, NULL);
+    CHECK_EQ(own_fd_count(), before);
+    return NULL;
+}
+
+static void a_thread_started_by_such_a_thread(void) {
+    fixture f = {.enter = 0};
+    pthread_t thread;
+    CHECK_EQ(pipe(f.one), 0);
+    f.closed = dup(f.one[0]);
+    close(f.closed);
+    CHECK_EQ(pthread_create(&thread, NULL, in_first_thread, &f), 0);
+    pthread_join(thread, NULL);
+    close(f.one[0]);
+    close(f.one[1]);
+}
+
 typedef struct {
     int requests[2], answers[2], target;
 } followed;
@@ -126,6 +158,7 @@ static void a_redirected_fd_is_followed(void) {
 static const check_test tests[] = {
     CHECK_TEST(a_thread_with_its_own_table),
     CHECK_TEST(a_thread_that_shares),
+    CHECK_TEST(a_thread_started_by_such_a_thread),
     CHECK_TEST(a_redirected_fd_is_followed),
 };
 

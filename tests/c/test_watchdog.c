@@ -24,7 +24,7 @@ typedef struct {
     taut_watchdog_target target;
     _Atomic uint64_t site;   /* what capture answers */
     _Atomic uint64_t hidden; /* progress that the pulse does not show */
-    _Atomic int captures, reports, ends, unshown_calls, waiting;
+    _Atomic int captures, notes, overs, reports, ends, unshown_calls, waiting;
     _Atomic uint64_t lasted_ns[16], ended_ns, unshown, threads_seen;
     _Atomic int moves, late; /* the loop moves on during the first so many captures */
     _Atomic int block;       /* report waits for it to be 0 */
@@ -45,6 +45,15 @@ static uint64_t op_capture(void *ctx, taut_stall *s) {
     f->threads_seen = (uint64_t)gettid();
     snprintf(s->label, sizeof s->label, "at site %d", (int)f->site);
     return f->site;
+}
+static void op_noted(void *ctx, const taut_stall *s) {
+    fake *f = ctx;
+    f->notes += s->reports == 0;
+}
+static void op_over(void *ctx, const taut_stall *s) {
+    fake *f = ctx;
+    CHECK(s->now_ns - s->since_ns >= s->threshold_ns / 2);
+    f->overs++;
 }
 static void op_report(void *ctx, const taut_stall *s, uint64_t unshown) {
     fake *f = ctx;
@@ -70,6 +79,8 @@ static const taut_watchdog_ops ops = {
     .progress = op_progress,
     .waiting = op_waiting,
     .capture = op_capture,
+    .noted = op_noted,
+    .over = op_over,
     .report = op_report,
     .ended = op_ended,
     .unshown = op_unshown,
@@ -174,6 +185,7 @@ static void owner_may_dismiss(void) {
     AWAIT(f.reports == 1);
     taut_watchdog_remove(&f.target); /* during the stall: its end is told from here */
     CHECK_EQ(f.ends, 1);
+    CHECK(f.notes == 1 && f.overs == 1);
 }
 
 static void capture_that_came_too_late(void) {
@@ -205,6 +217,8 @@ static void site_that_repeats_is_told_in_the_end(void) {
     CHECK_EQ(f.unshown_calls, 1);
     CHECK(f.unshown >= 1);
     CHECK_EQ((uint64_t)f.ends + f.unshown, 5); /* each is told one way or the other */
+    CHECK_EQ(f.notes, 5);                      /* and noted in any case */
+    CHECK_EQ(f.overs, 5);
 }
 
 static long switches_of(int tid) {

@@ -13,9 +13,16 @@ from typing import Any
 
 import pytest
 
+os.environ.setdefault("TAUT_JOURNAL", "0")  # read when taut is imported: not the user's own
 sys.path.insert(0, str(Path(__file__).parent))
 
 import loops  # noqa: E402
+
+if sys.platform == "linux":
+    # Imported when a loop first has something to tell, or is first examined: not while a test
+    # counts what is left behind.
+    import taut.doctor._hooks
+    import taut.doctor._rules  # noqa: F401
 
 # A shell that runs `make test &` from a script has it ignore SIGINT, and so would every child.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

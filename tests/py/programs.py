@@ -22,11 +22,13 @@ Python = Callable[..., "Result"]
 def clean_env(**changes: str) -> dict[str, str]:
     """The environment for a child, without what `taut run` or the user may have set.
 
-    Stall reports are off: a start on a busy machine may earn one, and tests compare stderr.
+    Stall reports are off: a start on a busy machine may earn one, and tests compare stderr. So is
+    the journal, which is the user's own.
     """
     drop = ("TAUT_", "UVICORN_", "PYTHONASYNCIODEBUG", "PYTHONSAFEPATH", "PYTHONWARNINGS")
     env = {k: v for k, v in os.environ.items() if not k.startswith(drop)}
     env["TAUT_STALL"] = "off"
+    env["TAUT_JOURNAL"] = "0"
     env.update(changes)
     return env
 

@@ -93,6 +93,13 @@ def test_the_benchmarks_also_want_openssl_and_servers(tmp_path: Path) -> None:
     assert "install -y gcc libc6-dev libssl-dev openssl redis-server" in said
 
 
+def test_the_incidents_also_want_servers(tmp_path: Path) -> None:
+    status, said, _ = run(tmp_path, without={"gcc"}, uid=1000, INCIDENTS="1")
+    assert status == 1
+    assert "install -y gcc libc6-dev redis-server" in said
+    assert "libssl-dev" not in said and "valgrind" not in said
+
+
 # A compiler that finds no header, and a clang that comes without its run-time libraries.
 # Stand-ins for compilers read their program, as those do: who pipes it in may be told otherwise.
 WORKS = "cat >/dev/null"

@@ -365,7 +365,7 @@ def test_counts_stay(make: Factory) -> None:
         gc.collect()
         return sys.getallocatedblocks()
 
-    for _ in range(10):
+    for _ in range(100):  # what is kept to be used again comes to its size slowly
         loop.run_until_complete(once())
     before = blocks()
     for _ in range(30):

@@ -157,7 +157,8 @@ def test_forked_processes_say_their_own_loop(python: Python, tmp_path: Path) -> 
         "    os.waitpid(child, 0)\n"
         "    print(child)\n"
     )
-    done = python("-m", "taut", "run", "app.py")
+    # From 3.12 on fork() may warn of other threads, and the watchdog is one.
+    done = python("-m", "taut", "run", "app.py", PYTHONWARNINGS="ignore::DeprecationWarning")
     children = re.findall(r"^\d+$", done.out, re.MULTILINE)
     assert len(children) == 2 and done.status == 0
     said = [line.rpartition(", process ")[2] for line in done.err.splitlines()]

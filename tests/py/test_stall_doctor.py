@@ -115,7 +115,7 @@ def test_closing_a_loop_detaches_it() -> None:
     attachment = doctor.attach(loop, stderr=False)
     loop.run_until_complete(asyncio.sleep(0))
     loop.close()
-    assert loop.is_closed() and id(loop) not in doctor._attached
+    assert loop.is_closed() and id(loop) not in doctor._stalls._attached
     attachment.detach()
 
 

@@ -258,7 +258,7 @@ def test_what_is_not_ours() -> None:
                     ask(wrong)  # type: ignore[arg-type]
 
     run(make, main())
-    for wrong in (((1,), ()), ("x", ()), ((), ("x",), 3)):
+    for wrong in (((1,), (), ()), ((), (1,), ()), ("x", (), ()), ((), ("x",), 3)):
         with pytest.raises(TypeError):
             _core.task_sites_enable(*wrong)  # type: ignore[arg-type]
 

@@ -1,0 +1,190 @@
+/* Whether anybody can still wake a task: trial deletion, as the cyclic collector does it, over what
+ * the task's own frames reach. What is referred to from there alone cannot be come by from anywhere
+ * else. Whatever is not followed (modules, types, other tasks, too many objects) counts as somebody
+ * else: a doubt is no finding. */
+#include "binding/task_stuck.h"
+
+#include "base/mem.h"
+#include "binding/notice.h"
+
+#include <string.h>
+
+#define OBJECTS_MAX 4096
+#define SLOTS (4 * OBJECTS_MAX)
+
+typedef struct {
+    PyObject *object;
+    Py_ssize_t outside; /* references that are not explained yet */
+    int is_followed, is_reached;
+} node;
+
+typedef struct {
+    taut_state *st;
+    node nodes[OBJECTS_MAX];
+    uint16_t slots[SLOTS]; /* 1 + the index in nodes */
+    uint16_t work[OBJECTS_MAX];
+    int count, work_count;
+} graph;
+
+static uint16_t *slot_of(graph *g, const PyObject *object) {
+    uintptr_t hash = ((uintptr_t)object >> 4) * UINT64_C(0x9E3779B97F4A7C15);
+    size_t i = (size_t)(hash >> 40) % SLOTS;
+    while (g->slots[i] != 0 && g->nodes[g->slots[i] - 1].object != object)
+        i = (i + 1) % SLOTS;
+    return &g->slots[i];
+}
+
+static int has_weakrefs(PyObject *object) {
+    Py_ssize_t offset = Py_TYPE(object)->tp_weaklistoffset;
+    return offset != 0 && *(PyObject **)((char *)object + offset) != NULL;
+}
+
+static int is_followed(const graph *g, PyObject *object) {
+    return !PyType_Check(object) && !PyModule_Check(object) &&
+           !PyObject_TypeCheck(object, (PyTypeObject *)g->st->task_type) &&
+           !PyObject_TypeCheck(object, g->st->loop_type) && !PyCode_Check(object);
+}
+
+/* What cannot refer to anything is left out: so is what the collector does not know. */
+static int node_add(PyObject *object, void *arg) {
+    graph *g = arg;
+    if (!PyObject_IS_GC(object))
+        return 0;
+    uint16_t *slot = slot_of(g, object);
+    if (*slot != 0 || g->count == OBJECTS_MAX)
+        return 0;
+    node *n = &g->nodes[g->count];
+    *n = (node){.object = object, .outside = Py_REFCNT(object)};
+    n->is_followed = is_followed(g, object);
+    if (n->is_followed)
+        g->work[g->work_count++] = (uint16_t)g->count;
+    *slot = (uint16_t)++g->count;
+    return 0;
+}
+
+/* A function's globals are its module's: they lead everywhere. */
+static void visit_of(PyObject *object, visitproc visit, void *arg) {
+    if (PyFunction_Check(object)) {
+        PyObject *parts[] = {PyFunction_GET_CLOSURE(object), PyFunction_GET_DEFAULTS(object),
+                             PyFunction_GET_KW_DEFAULTS(object)};
+        for (int i = 0; i < 3; i++)
+            if (parts[i] != NULL)
+                (void)visit(parts[i], arg);
+        return;
+    }
+    traverseproc traverse = Py_TYPE(object)->tp_traverse;
+    if (traverse != NULL)
+        (void)traverse(object, visit, arg);
+}
+
+static int explain(PyObject *object, void *arg) {
+    graph *g = arg;
+    uint16_t *slot = PyObject_IS_GC(object) ? slot_of(g, object) : NULL;
+    if (slot != NULL && *slot != 0)
+        g->nodes[*slot - 1].outside--;
+    return 0;
+}
+
+static int reach(PyObject *object, void *arg) {
+    graph *g = arg;
+    uint16_t *slot = PyObject_IS_GC(object) ? slot_of(g, object) : NULL;
+    if (slot == NULL || *slot == 0 || g->nodes[*slot - 1].is_reached)
+        return 0;
+    g->nodes[*slot - 1].is_reached = 1;
+    g->work[g->work_count++] = (uint16_t)(*slot - 1);
+    return 0;
+}
+
+/* Whether others than the task reach `future`: all that is known of `coro`, the task's coroutine,
+ * and of `future` is that the task refers to each of them once. */
+static int is_reached_by_others(graph *g, PyObject *coro, PyObject *future) {
+    (void)node_add(coro, g);
+    (void)node_add(future, g);
+    while (g->work_count > 0)
+        visit_of(g->nodes[g->work[--g->work_count]].object, node_add, g);
+    for (int i = 0; i < g->count; i++)
+        if (g->nodes[i].is_followed)
+            visit_of(g->nodes[i].object, explain, g);
+    (void)explain(coro, g);
+    (void)explain(future, g);
+    for (int i = 0; i < g->count; i++) {
+        node *n = &g->nodes[i];
+        int others = n->outside > 0 || (n->object != coro && has_weakrefs(n->object));
+        if (others && n->is_followed)
+            (void)reach(n->object, g);
+    }
+    while (g->work_count > 0)
+        visit_of(g->nodes[g->work[--g->work_count]].object, reach, g);
+    const node *f = &g->nodes[*slot_of(g, future) - 1];
+    return f->is_reached;
+}
+
+PyObject *taut_task_is_lost(PyObject *module, PyObject *task) {
+    taut_state *st = taut_state_of(module);
+    if (st->own.task_type == NULL || !PyObject_TypeCheck(task, st->own.task_type))
+        Py_RETURN_FALSE;
+    taut_aio_task *a = &((taut_task *)task)->aio;
+    if (a->waiter == NULL || a->coro == NULL ||
+        PyObject_TypeCheck(a->waiter, (PyTypeObject *)st->task_type))
+        Py_RETURN_FALSE;
+    graph *g = taut_malloc(sizeof *g);
+    if (g == NULL)
+        Py_RETURN_FALSE;
+    memset(g->slots, 0, sizeof g->slots);
+    g->st = st;
+    g->count = g->work_count = 0;
+    int reached = is_reached_by_others(g, a->coro, a->waiter);
+    taut_free(g);
+    return PyBool_FromLong(!reached);
+}
+
+PyObject *taut_tasks_waiting(PyObject *module, PyObject *args) {
+    taut_state *st = taut_state_of(module);
+    PyObject *loop;
+    double seconds;
+    if (!PyArg_ParseTuple(args, "O!d:tasks_waiting", st->loop_type, &loop, &seconds))
+        return NULL;
+    taut_pyloop *lp = (taut_pyloop *)loop;
+    uint64_t now_ns = taut_sys_now_ns();
+    PyObject *all = taut_live_tasks(module, NULL), *list = PyList_New(0);
+    for (Py_ssize_t i = 0; all != NULL && list != NULL && i < PyList_GET_SIZE(all); i++) {
+        taut_task *t = (taut_task *)PyList_GET_ITEM(all, i);
+        if (t->lp != lp || t->aio.waiter == NULL ||
+            (double)(now_ns - t->stepped_ns) < seconds * 1e9)
+            continue;
+        if (PyList_Append(list, (PyObject *)t) < 0)
+            Py_CLEAR(list);
+    }
+    Py_XDECREF(all);
+    return list;
+}
+
+/* ---- the examination ----------------------------------------------------------------------------
+ */
+
+void taut_stuck_begin(taut_stuck *s, uint64_t now_ns) {
+    Py_CLEAR(s->tasks);
+    s->until_ns = now_ns > TAUT_STUCK_WAIT_NS ? now_ns - TAUT_STUCK_WAIT_NS : 0;
+}
+
+void taut_stuck_see(taut_stuck *s, taut_task *t) {
+    if (t->aio.waiter == NULL || t->stepped_ns <= s->after_ns || t->stepped_ns > s->until_ns)
+        return;
+    if (s->tasks == NULL && (s->tasks = PyList_New(0)) == NULL)
+        PyErr_Clear();
+    else if (PyList_GET_SIZE(s->tasks) < TAUT_STUCK_MAX &&
+             PyList_Append(s->tasks, (PyObject *)t) < 0)
+        PyErr_Clear();
+}
+
+void taut_stuck_tell(taut_stuck *s, taut_pyloop *lp) {
+    PyObject *tasks = s->tasks;
+    s->tasks = NULL;
+    if (s->until_ns > s->after_ns)
+        s->after_ns = s->until_ns;
+    if (tasks != NULL)
+        s->is_asked = taut_notice(lp->st, lp, "waits_long", "(OO)", lp, tasks) != 0;
+    else if (s->is_asked)
+        s->is_asked = taut_notice(lp->st, lp, "waits_long", "(O())", lp) != 0;
+    Py_XDECREF(tasks);
+}
