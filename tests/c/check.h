@@ -51,6 +51,12 @@ _Noreturn static inline void check_fail(const char *file, int line, const char *
     _Exit(1);
 }
 
+/* It has limits of its own on descriptors, threads and children. */
+static inline int check_under_valgrind(void) {
+    const char *preloaded = getenv("LD_PRELOAD");
+    return preloaded != NULL && strstr(preloaded, "vgpreload") != NULL;
+}
+
 /* Open file descriptors of this process. */
 static inline int check_fd_count(void) {
     int n = -1; /* the directory's own */

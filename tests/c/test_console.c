@@ -115,7 +115,8 @@ static void requests_are_answered(void) {
     CHECK_EQ(write(fd, "big\n", 4), 4);
     CHECK_EQ(read_all(fd), (16 << 16) + 3);
     CHECK(taut_console_thread_id() > 0);
-    CHECK_EQ(check_fd_count(), fds); /* its own are its own */
+    if (!check_under_valgrind()) /* which knows no pidfd_open: then the table is shared */
+        CHECK_EQ(check_fd_count(), fds);
     struct sockaddr_un addr = socket_of(getpid());
     CHECK_EQ(stat(addr.sun_path, &st), 0);
     CHECK_EQ(st.st_mode & 0777, 0600);

@@ -163,15 +163,10 @@ static struct rlimit limit_fds(void) {
     return old;
 }
 
-/* It keeps the limit itself: accept takes the connection, which valgrind then closes. */
-static int under_valgrind(void) {
-    const char *preload = getenv("LD_PRELOAD");
-    return preload && strstr(preload, "vgpreload");
-}
-
-/* Out of descriptors: it says so once a second, does not spin, and goes on by itself. */
+/* Out of descriptors: it says so once a second, does not spin, and goes on by itself. Valgrind
+ * keeps the limit itself: accept takes the connection, which is then closed. */
 static void out_of_fds(void) {
-    if (under_valgrind())
+    if (check_under_valgrind())
         return;
     CHECK_EQ(begin(1, 100), 0);
     CHECK_EQ(taut_listener_start(t.listener), 0);
@@ -191,7 +186,7 @@ static void out_of_fds(void) {
 }
 
 static void close_while_backing_off(void) {
-    if (under_valgrind())
+    if (check_under_valgrind())
         return;
     CHECK_EQ(begin(1, 100), 0);
     CHECK_EQ(taut_listener_start(t.listener), 0);

@@ -282,15 +282,9 @@ static void check_failure(taut_process_spec spec, const char *const *paths, int 
     check_no_child_left();
 }
 
-/* It makes a plain fork of the clone, whose memory is not ours: nobody hears of the failure. */
-static int under_valgrind(void) {
-    const char *preloaded = getenv("LD_PRELOAD");
-    return preloaded != NULL && strstr(preloaded, "vgpreload") != NULL;
-}
-
 static void failures_name_their_step(void) {
-    if (under_valgrind())
-        return;
+    if (check_under_valgrind())
+        return; /* makes a plain fork of the clone, whose memory is not ours: nobody hears of it */
     static const char *const none[] = {"/nowhere/x", "/dev/null/x", NULL};
     static const char *const barred[] = {"/nowhere/x", "/etc/passwd", "/dev/null/x", NULL};
     static const char *const first[] = {"/dev/null/x", "/nowhere/x", NULL};

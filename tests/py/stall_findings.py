@@ -34,7 +34,9 @@ import taut
 from taut import doctor
 
 LAST_S = 0.15
-TEXT = "[" + "1.5," * 400_000 + "1]"
+# Work of some 0.2 s on a fast machine; all of it must be the call that is to be named.
+TEXT = "[" + "1.5," * 2_500_000 + "1]"
+FLAT = [1.5] * 2_000_000  # nothing in it for the collector to visit
 KEPT: list[dict[str, int]] = []
 
 
@@ -175,11 +177,11 @@ async def healthy_loads() -> None:
 
 
 async def regex() -> None:
-    re.match(r"(a+)+$", "a" * 23 + "b")  # BLAME regex cpu-bound-step
+    re.match(r"(a+)+$", "a" * 24 + "b")  # BLAME regex cpu-bound-step
 
 
 async def deep() -> None:
-    copy.deepcopy([[i] for i in range(40_000)])  # BLAME deep cpu-bound-step
+    copy.deepcopy(FLAT)  # BLAME deep cpu-bound-step
 
 
 def _spin(seconds: float) -> int:
