@@ -36,7 +36,7 @@ struct taut_exam {
     /* Between two slices: the last tasks that were looked at, owned. */
     taut_task *recent[RECENT];
     unsigned looked_at;
-    PyObject *rules; /* taut.doctor._rules.examine, NULL: not imported yet */
+    PyObject *rules; /* taut.doctor._rules.examine, NULL: they could not be imported yet */
     taut_exam_groups groups;
     taut_stuck stuck;
 };
@@ -167,14 +167,18 @@ static PyObject *record_new(taut_exam *e, uint64_t now_ns) {
     return record;
 }
 
+static PyObject *rules_import(void) {
+    PyObject *module = PyImport_ImportModule("taut.doctor._rules");
+    PyObject *rules = module == NULL ? NULL : PyObject_GetAttrString(module, "examine");
+    Py_XDECREF(module);
+    return rules;
+}
+
 /* The rules do not let their own failures out; without them there is nobody to tell. */
 static void apply_rules(taut_exam *e, uint64_t now_ns) {
     PyObject *record = e->broken ? NULL : record_new(e, now_ns), *done = NULL;
-    if (record != NULL && e->rules == NULL) {
-        PyObject *module = PyImport_ImportModule("taut.doctor._rules");
-        e->rules = module == NULL ? NULL : PyObject_GetAttrString(module, "examine");
-        Py_XDECREF(module);
-    }
+    if (record != NULL && e->rules == NULL)
+        e->rules = rules_import();
     if (record != NULL && e->rules != NULL)
         done = PyObject_CallOneArg(e->rules, record);
     Py_XDECREF(record);
@@ -202,16 +206,14 @@ static void publish(const taut_exam *e, uint64_t now_ns) {
 
 static void finish(taut_exam *e, uint64_t began_ns) {
     uint64_t now_ns = taut_sys_now_ns();
-    int first = e->rules == NULL;
     publish(e, now_ns);
     apply_rules(e, now_ns);
     taut_exam_groups_clear(&e->groups);
     taut_stuck_tell(&e->stuck, e->lp);
     uint64_t end_ns = taut_sys_now_ns();
-    /* The first one has imported the rules, which is paid once. */
-    uint64_t cost_ns = e->spent_ns + (first ? now_ns : end_ns) - began_ns;
+    uint64_t cost_ns = e->spent_ns + end_ns - began_ns;
     taut_vitals_count(&e->lp->core.vitals.examined, 1);
-    taut_vitals_count(&e->lp->core.vitals.examining_ns, e->spent_ns + end_ns - began_ns);
+    taut_vitals_count(&e->lp->core.vitals.examining_ns, cost_ns);
     uint64_t pause_ns = cost_ns * COST_SHARE;
     STORE(e->next_ns, end_ns + (pause_ns > INTERVAL_NS ? pause_ns : INTERVAL_NS));
     e->running = 0;
@@ -251,19 +253,26 @@ void taut_exam_woken(taut_exam *e) {
 /* ---- its life -----------------------------------------------------------------------------------
  */
 
-taut_exam *taut_exam_begin(taut_pyloop *lp) {
+int taut_exam_begin(taut_pyloop *lp) {
     const char *text = getenv("TAUT_DOCTOR");
     if (lp->exam != NULL && !lp->exam->running)
         STORE(lp->exam->asked, 0); /* in a process that was forked */
     if (lp->exam != NULL || (text != NULL && strcmp(text, "off") == 0))
-        return lp->exam;
-    taut_exam *e = taut_calloc(1, sizeof *e);
-    if (e == NULL)
-        return NULL;
+        return 0;
+    PyObject *rules = rules_import();
+    if (rules == NULL && !PyErr_ExceptionMatches(PyExc_Exception))
+        return -1;
+    PyErr_Clear(); /* the first examination tries again */
+    taut_exam *e = lp->closed || lp->exam != NULL ? NULL : taut_calloc(1, sizeof *e);
+    if (e == NULL) {
+        Py_XDECREF(rules);
+        return 0;
+    }
     e->lp = lp;
+    e->rules = rules;
     STORE(e->next_ns, taut_sys_now_ns() + INTERVAL_NS);
     lp->exam = e;
-    return e;
+    return 0;
 }
 
 void taut_exam_free(taut_exam *e) {

@@ -69,8 +69,10 @@ int taut_exam_is_user(const PyCodeObject *code);
 
 /* exam.c */
 typedef struct taut_exam taut_exam;
-/* For the run that begins: the loop's, kept over its runs; NULL: no examinations. */
-taut_exam *taut_exam_begin(taut_pyloop *lp);
+/* Before a run: makes lp->exam, kept over the loop's runs, and imports the rules, which is some
+ * milliseconds that the loop could not spare later. -1 with an exception: KeyboardInterrupt and the
+ * like; without memory or with TAUT_DOCTOR=off there are no examinations and lp->exam is NULL. */
+int taut_exam_begin(taut_pyloop *lp);
 /* When the loop closes. NULL allowed. */
 void taut_exam_free(taut_exam *e);
 /* On the loop's thread, after a wake-up: queues the examination that was asked for, if any. */

@@ -137,7 +137,8 @@ PyDoc_STRVAR(run_doc, "_run() -> None\n\nThe body of run_forever(): runs until s
                       "callback raises KeyboardInterrupt or SystemExit.");
 static PyObject *loop_run(PyObject *self, PyObject *unused) {
     taut_pyloop *lp = (taut_pyloop *)self;
-    if (taut_pyloop_check_closed(lp) < 0)
+    /* First: it may import, during which other threads run. */
+    if (taut_exam_begin(lp) < 0 || taut_pyloop_check_closed(lp) < 0)
         return NULL;
     if (lp->thread_ident != 0) {
         PyErr_SetString(PyExc_RuntimeError, "This event loop is already running");
@@ -153,9 +154,8 @@ static PyObject *loop_run(PyObject *self, PyObject *unused) {
     lp->thread_ident = PyThread_get_thread_ident();
     taut_console_loop_begin(lp);
     lp->watch = taut_doctor_loop_start(&lp->core.pulse, lp->stall_threshold_ns, self);
-    taut_exam *exam = taut_exam_begin(lp);
     if (lp->watch != NULL)
-        taut_doctor_watch_exam(lp->watch, exam);
+        taut_doctor_watch_exam(lp->watch, lp->exam);
     running_pulse = &lp->core.pulse;
     int rc = taut_loop_run(&lp->core);
     running_pulse = NULL;

@@ -5,6 +5,7 @@
 #include <limits.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 #include "base/err.h"
@@ -22,12 +23,14 @@ static int read_proc_mem(const taut_peek *p, void *to, const void *from, size_t 
 }
 
 /* Writes of up to PIPE_BUF bytes to an empty pipe never block; a partial one means that a page in
- * the middle is missing, and is drained so that the pipe is empty for the next read. */
+ * the middle is missing, and is drained so that the pipe is empty for the next read. The bare
+ * system call: a sanitizer's write() refuses what nobody may read now, such as a frame that was
+ * left. */
 static int read_pipe(const taut_peek *p, void *to, const void *from, size_t size) {
     size_t done = 0;
     while (done < size) {
         size_t part = size - done < PIPE_BUF ? size - done : PIPE_BUF;
-        ssize_t in = write(p->fds[1], (const char *)from + done, part);
+        ssize_t in = syscall(SYS_write, p->fds[1], (const char *)from + done, part);
         if (in <= 0)
             return -EFAULT;
         ssize_t out = read(p->fds[0], (char *)to + done, (size_t)in);
