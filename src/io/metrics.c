@@ -1,6 +1,7 @@
 #include "io/metrics.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -225,8 +226,29 @@ typedef struct {
     uint64_t count;
 } code_count;
 
-static void put_findings(writer *w) {
-    code_count codes[CODES_MAX];
+/* Findings leave the table of those that are kept. What was told is not taken back: Prometheus
+ * takes a counter that has gone down for a process that has started anew. */
+static struct {
+    pthread_mutex_t lock;
+    pthread_once_t once;
+    int count;
+    struct {
+        code_count now; /* as of the last time */
+        uint64_t gone;
+    } of[CODES_MAX];
+} told = {.lock = PTHREAD_MUTEX_INITIALIZER, .once = PTHREAD_ONCE_INIT};
+
+/* The child has told nothing yet. What a thread of the parent was about to write is forgotten. */
+static void told_fork_child(void) {
+    told.lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+    told.count = 0;
+}
+
+static void told_init(void) {
+    (void)pthread_atfork(NULL, NULL, told_fork_child); /* refused: the child goes on counting */
+}
+
+static int count_codes(code_count codes[CODES_MAX]) {
     int count = 0;
     taut_finding f = {0};
     while (taut_findings_next(f.change, &f)) {
@@ -241,10 +263,42 @@ static void put_findings(writer *w) {
         }
         codes[i].count += f.count;
     }
+    return count;
+}
+
+/* With the lock. */
+static void told_update(const code_count *codes, int count) {
+    for (int i = 0; i < told.count; i++) {
+        uint64_t now = 0;
+        for (int k = 0; k < count; k++)
+            if (strcmp(codes[k].code, told.of[i].now.code) == 0)
+                now = codes[k].count;
+        if (now < told.of[i].now.count)
+            told.of[i].gone += told.of[i].now.count - now;
+        told.of[i].now.count = now;
+    }
+    for (int k = 0; k < count; k++) {
+        int i = 0;
+        while (i < told.count && strcmp(told.of[i].now.code, codes[k].code) != 0)
+            i++;
+        if (i == told.count && i < CODES_MAX) {
+            told.of[i].now = codes[k];
+            told.of[i].gone = 0;
+            told.count++;
+        }
+    }
+}
+
+static void put_findings(writer *w) {
+    code_count codes[CODES_MAX];
     begin(w, "taut_findings_total", "counter", "What the doctor has found, by code.");
-    for (int i = 0; i < count; i++)
-        put(w, "taut_findings_total{code=\"%s\"} %llu\n", codes[i].code,
-            (unsigned long long)codes[i].count);
+    pthread_once(&told.once, told_init);
+    pthread_mutex_lock(&told.lock);
+    told_update(codes, count_codes(codes));
+    for (int i = 0; i < told.count; i++)
+        put(w, "taut_findings_total{code=\"%s\"} %llu\n", told.of[i].now.code,
+            (unsigned long long)(told.of[i].gone + told.of[i].now.count));
+    pthread_mutex_unlock(&told.lock);
 }
 
 int taut_metrics_write(taut_buf *to) {

@@ -1,5 +1,7 @@
 /* io/metrics: the text that Prometheus reads. */
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "io/findings.h"
@@ -99,6 +101,41 @@ static void findings_by_code(void) {
     taut_buf_free(&b);
 }
 
+/* One that has left the table, or was taken back, stays counted. */
+static void what_was_told_is_not_taken_back(void) {
+    taut_buf b;
+    taut_buf_init(&b);
+    taut_finding_new f = {.code = "deadlock", .file = "a.py", .line = 1};
+    CHECK(taut_findings_add(&f) > 0);
+    f.line = 2;
+    uint64_t id = taut_findings_add(&f);
+    CHECK(has(text_of(&b), "taut_findings_total{code=\"deadlock\"} 2\n"));
+    taut_findings_withdraw(id);
+    CHECK(has(text_of(&b), "taut_findings_total{code=\"deadlock\"} 2\n"));
+    taut_findings_clear();
+    CHECK(has(text_of(&b), "taut_findings_total{code=\"deadlock\"} 2\n"));
+    CHECK(taut_findings_add(&f) > 0);
+    CHECK(has(text_of(&b), "taut_findings_total{code=\"deadlock\"} 3\n"));
+    taut_findings_clear();
+    taut_buf_free(&b);
+}
+
+static void a_forked_child_has_told_nothing(void) {
+    taut_buf b;
+    taut_buf_init(&b);
+    taut_finding_new f = {.code = "fd-growth", .file = "a.py", .line = 1};
+    CHECK(taut_findings_add(&f) > 0);
+    CHECK(has(text_of(&b), "taut_findings_total{code=\"fd-growth\"} 1\n"));
+    pid_t child = fork();
+    if (child == 0)
+        _exit(strstr(text_of(&b), "fd-growth") != NULL);
+    int status = -1;
+    CHECK_EQ(waitpid(child, &status, 0), child);
+    CHECK_EQ(status, 0);
+    taut_findings_clear();
+    taut_buf_free(&b);
+}
+
 static void without_memory(int may_fail) {
     taut_buf b;
     taut_buf_init(&b);
@@ -115,6 +152,8 @@ static const check_test tests[] = {
     CHECK_TEST(counters_never_go_down),
     CHECK_TEST(utilization_since_the_last_but_one),
     CHECK_TEST(findings_by_code),
+    CHECK_TEST(what_was_told_is_not_taken_back),
+    CHECK_TEST(a_forked_child_has_told_nothing),
     CHECK_TEST(every_allocation_may_fail),
 };
 CHECK_MAIN(tests)
