@@ -113,6 +113,10 @@ void taut_debug_unclosed(PyObject *self, const char *kind, PyObject *made_at) {
         taut_exception_restore(exc);
 }
 
+void taut_debug_left(PyObject *self, PyObject *made_at) {
+    tell("left_open", self, "connection", made_at);
+}
+
 /* Whether asyncio's StreamWriter closes its transport because the program has dropped both. */
 static int writer_is_dropped(taut_state *st) {
     taut_frame_id f = taut_frames_current(PyThreadState_Get());

@@ -44,6 +44,8 @@ void taut_debug_unclosed(PyObject *self, const char *kind, PyObject *made_at);
 /* close() of a transport was called. From Python 3.11.3 on the finalizer of asyncio's StreamWriter
  * calls it for those that were forgotten, and warns by itself; then the doctor is told. */
 void taut_debug_closing(taut_state *st, PyObject *self, const char *kind, PyObject *made_at);
+/* Tells the doctor alone: `self` is open when its loop closes. Any Python code may run. */
+void taut_debug_left(PyObject *self, PyObject *made_at);
 /* The same as RuntimeWarning about an operation that nobody has awaited. */
 void taut_debug_unawaited(PyObject *self, const char *name, PyObject *stack);
 

@@ -2,10 +2,13 @@
 #include "binding/compat.h"
 #include "binding/console.h"
 #include "binding/context.h"
+#include "binding/debug.h"
 #include "binding/err.h"
 #include "binding/exam.h"
+#include "binding/fdtable.h"
 #include "binding/notice.h"
 #include "binding/pyloop.h"
+#include "binding/transport.h"
 #include "io/forks.h"
 
 int taut_pyloop_check_closed(taut_pyloop *lp) {
@@ -204,6 +207,35 @@ void taut_pyloop_shutdown(taut_pyloop *lp) {
     taut_loop_close(&lp->core);
 }
 
+/* Connections that the program has made and still holds open when their loop closes: no one can
+ * close them in order any more. */
+static PyObject *connections_left(taut_pyloop *lp) {
+    PyObject *left = PyList_New(0);
+    taut_list *members = &lp->fds->members;
+    for (taut_list *at = members->next; left != NULL && at != members; at = at->next) {
+        PyObject *object = TAUT_CONTAINER(at, taut_member, link)->object;
+        const taut_transport *t = (taut_transport *)object;
+        if (Py_TYPE(object) == lp->st->transport_type && t->open &&
+            !taut_stream_is_closing(&t->stream) && t->server == NULL && t->made_at != NULL &&
+            PyList_Append(left, object) < 0)
+            Py_CLEAR(left);
+    }
+    return left;
+}
+
+static void tell_connections_left(taut_pyloop *lp) {
+    if (!lp->core_ready || lp->fds == NULL || taut_loop_is_inherited(&lp->core))
+        return;
+    PyObject *left = connections_left(lp);
+    for (Py_ssize_t i = 0; left != NULL && i < PyList_GET_SIZE(left); i++) {
+        PyObject *transport = PyList_GET_ITEM(left, i);
+        taut_debug_left(transport, ((taut_transport *)transport)->made_at);
+    }
+    if (left == NULL)
+        PyErr_Clear();
+    Py_XDECREF(left);
+}
+
 PyDoc_STRVAR(close_doc, "_close() -> None\n\nDrops every queued call, timer and registration and "
                         "gives the loop's file descriptors back.");
 static PyObject *loop_close(PyObject *self, PyObject *unused) {
@@ -212,6 +244,7 @@ static PyObject *loop_close(PyObject *self, PyObject *unused) {
         PyErr_SetString(PyExc_RuntimeError, "Cannot close a running event loop");
         return NULL;
     }
+    tell_connections_left(lp);
     taut_pyloop_shutdown(lp);
     Py_RETURN_NONE;
 }

@@ -380,7 +380,7 @@ def work():
 loop = new_loop()
 thread = threading.Thread(target=loop.run_forever)
 thread.start()
-loop.call_soon_threadsafe(int)
+asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(20)  # it runs
 assert os.waitstatus_to_exitcode(os.waitpid(child(work), 0)[1]) == 0
 assert asyncio.run_coroutine_threadsafe(asyncio.sleep(0, "the parent's works"), loop).result(20)
 loop.call_soon_threadsafe(loop.stop)

@@ -148,3 +148,45 @@ def test_operations_that_are_not_awaited() -> None:
         assert "sock_recv() was called but never awaited" in finding.cause
 
     run(taut.new_event_loop, main())
+
+
+async def leave_open(address: tuple[str, int], kept: list[Any]) -> None:
+    kept.append(await asyncio.open_connection(*address))  # leave_open
+
+
+def test_open_when_the_loop_closes() -> None:
+    kept: list[Any] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        run(taut.new_event_loop, leave_open(server.getsockname(), kept))
+        (finding,) = doctor.findings("unclosed-resource")
+        assert blamed(finding, "leave_open")
+        assert "event loop was closed" in finding.cause
+        del kept[:]
+        gc.collect()
+
+
+async def close_at_the_end(address: tuple[str, int]) -> None:
+    _, writer = await asyncio.open_connection(*address)
+    writer.close()
+
+
+async def keep_accepted(kept: list[Any]) -> None:
+    accepted = asyncio.get_running_loop().create_future()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        kept.append((reader, writer))
+        accepted.set_result(None)
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    kept.append(server)
+    kept.append(socket.create_connection(server.sockets[0].getsockname()))
+    await accepted
+
+
+def test_closing_or_accepted_when_the_loop_closes() -> None:
+    kept: list[Any] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        run(taut.new_event_loop, close_at_the_end(server.getsockname()))
+    run(taut.new_event_loop, keep_accepted(kept))
+    assert doctor.findings("unclosed-resource") == []
+    kept[1].close()

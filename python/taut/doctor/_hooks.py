@@ -146,8 +146,7 @@ def _unclosed_client(message: str, context: dict[str, Any]) -> int:
 def unclosed(resource: Any, kind: str, made: Any) -> int:
     """A transport or server of taut's is collected that was not closed; `made`: where it was made,
     a stack, or None."""
-    place = Place(*made) if isinstance(made, tuple) else _of_stack(made) if made else None
-    how = "it was made here" if place is not None else "where it was made is not known"
+    place, how = _made_at(made)
     what = f"{type(resource).__name__}"
     return add(
         "unclosed-resource", place,
@@ -157,6 +156,24 @@ def unclosed(resource: Any, kind: str, made: Any) -> int:
         "writer.close(); await writer.wait_closed()`.",
         [f"object: {_blame.text(resource)}", how],
     )
+
+
+def left_open(resource: Any, kind: str, made: Any) -> int:
+    """A loop is closed, and with it the last chance to close this connection in order."""
+    place, how = _made_at(made)
+    return add(
+        "unclosed-resource", place,
+        f"A {kind} was open when its event loop was closed: nothing can use or close it any more, "
+        "and the peer counts it until this process drops it.",
+        "Close it before the loop ends: `try: ... finally: await connection.close()`, or `async "
+        "with` where the library offers it.",
+        [f"object: {_blame.text(resource)}", how],
+    )
+
+
+def _made_at(made: Any) -> tuple[Place | None, str]:
+    place = Place(*made) if isinstance(made, tuple) else _of_stack(made) if made else None
+    return place, "it was made here" if place else "where it was made is not known"
 
 
 def _dropped_at() -> tuple[Place | None, str]:
@@ -396,6 +413,7 @@ _EVENTS: dict[str, Callable[..., int]] = {
     "context": context,
     "exception_kept": exception_kept,
     "in_finalizer": in_finalizer,
+    "left_open": left_open,
     "nested_run": nested_run,
     "shutdown_hung": shutdown_hung,
     "swallowed": swallowed,
