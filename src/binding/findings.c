@@ -89,7 +89,7 @@ static PyObject *findings_wait(PyObject *module, PyObject *arg) {
     unsigned long long change = PyLong_AsUnsignedLongLong(arg);
     if (change == (unsigned long long)-1 && PyErr_Occurred())
         return NULL;
-    Py_BEGIN_ALLOW_THREADS change = taut_findings_wait(change);
+    Py_BEGIN_ALLOW_THREADS change = taut_findings_wait(change, TAUT_NEVER_NS);
     Py_END_ALLOW_THREADS return PyLong_FromUnsignedLongLong(change);
 }
 

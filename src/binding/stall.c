@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "io/forks.h"
 #include "io/private_fds.h"
 #include "io/sys.h"
 #include "io/thread_stat.h"
@@ -31,6 +32,15 @@ static struct {
     char text[TEXT_MAX];
     size_t size;
 } report;
+
+/* The latest stacks that were printed: the next report of one of them is a line. */
+#define PRINTED_MAX 64
+static struct {
+    uint64_t hash; /* 0: free */
+    const char *code;
+    uint32_t forks; /* what the parent has printed, the child's reader may not have */
+} printed[PRINTED_MAX];
+static unsigned printed_count;
 
 void taut_stall_library_add(const char *directory) {
     size_t size = strlen(directory);
@@ -306,33 +316,57 @@ static void say_known(taut_stall_told *told) {
     told->said = told->code;
 }
 
-void taut_stall_report(void *ctx, const taut_stall *s, uint64_t unshown) {
-    taut_doctor_watch *w = ctx;
+/* What was said with the stack of now when that was printed, NULL: it was not. */
+static const char **printed_find(void) {
+    for (unsigned i = 0; i < PRINTED_MAX; i++)
+        if (printed[i].hash == now.stack_hash && printed[i].forks == taut_forks())
+            return &printed[i].code;
+    return NULL;
+}
+
+static const char **printed_add(void) {
+    unsigned i = printed_count++ % PRINTED_MAX;
+    printed[i].hash = now.stack_hash;
+    printed[i].forks = taut_forks();
+    return &printed[i].code;
+}
+
+/* The whole report the first time, a line when this stack was printed before. */
+static void write_report(taut_doctor_watch *w, const taut_stall *s, uint64_t unshown) {
     taut_doctor_thread t = thread_of(w);
     char lasted[32];
+    const char **code = printed_find();
+    int whole = code == NULL || (s->reports > 0 && now.stack_hash != w->shown_hash);
     taut_stall_say_duration(lasted, sizeof lasted, s->now_ns - s->since_ns);
     report.size = 0;
     if (s->reports == 0)
-        w->told.said = NULL;
-    say("taut: loop stalled for %s (still running) %s", lasted, s->label);
-    if (s->reports > 0 && now.stack_hash == w->shown_hash) {
-        say(", %s; same stack\n", now.cause);
-        say_known(&w->told);
-    } else {
-        say("\n  %s", now.cause);
-        if (unshown > 0)
-            say("; %llu more stalls here since the last report", (unsigned long long)unshown);
-        say("\n");
-        say_known(&w->told);
+        w->told.said = whole ? NULL : *code;
+    if (code == NULL)
+        code = printed_add();
+    say("taut: loop stalled for %s (still running) %s%s%s", lasted, s->label, whole ? "\n  " : ", ",
+        now.cause);
+    if (!whole)
+        say("; same stack");
+    if (unshown > 0)
+        say("; %llu more stall%s here since the last report", (unsigned long long)unshown,
+            unshown == 1 ? "" : "s");
+    say("\n");
+    say_known(&w->told);
+    if (whole)
         say_stack(&t);
-    }
+    *code = w->told.said;
     w->shown_hash = now.stack_hash;
+    write_stderr(report.text, report.size);
+}
+
+void taut_stall_report(void *ctx, const taut_stall *s, uint64_t unshown) {
+    taut_doctor_watch *w = ctx;
     if (to_stderr(w))
-        write_stderr(report.text, report.size);
+        write_report(w, s, unshown);
     taut_stall_queue_put(&(taut_stall_event){
         .kind = s->reports == 0 ? TAUT_STALL_BEGAN : TAUT_STALL_LASTS,
         .watch_id = w->id,
-        .thread_id = t.native_id,
+        .thread_id = thread_of(w).native_id,
         .duration_ns = s->now_ns - s->since_ns,
         .threshold_ns = s->threshold_ns,
         .unshown = unshown,

@@ -9,14 +9,14 @@
 
 static struct {
     pthread_mutex_t lock;
-    pthread_cond_t moved; /* a change, or taut_findings_wake */
+    pthread_cond_t moved; /* a change, or taut_findings_wake; for CLOCK_MONOTONIC */
     uint64_t wakes;
     taut_finding *at[TAUT_FINDINGS_MAX]; /* into `entries`; NULL: free */
     uint64_t last_id;
     _Atomic uint64_t change;
     _Atomic(void (*)(void)) on_change;
-    int prepared; /* for forks */
-} table = {.lock = PTHREAD_MUTEX_INITIALIZER, .moved = PTHREAD_COND_INITIALIZER};
+    pthread_once_t once;
+} table = {.lock = PTHREAD_MUTEX_INITIALIZER, .once = PTHREAD_ONCE_INIT};
 
 /* Not allocated, so that a process that is out of memory can still say what is wrong with it. The
  * kernel gives it pages as findings come. */
@@ -98,6 +98,13 @@ static void forget_all(void) {
 
 /* ---- forks: the table is locked over fork(), so that the child finds it whole ---- */
 
+static void cond_init(void) {
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&table.moved, &attr);
+    pthread_condattr_destroy(&attr);
+}
 static void fork_prepare(void) {
     pthread_mutex_lock(&table.lock);
 }
@@ -106,8 +113,18 @@ static void fork_parent(void) {
 }
 static void fork_child(void) {
     table.lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
-    table.moved = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
+    cond_init();
     forget_all();
+}
+
+static void init(void) {
+    cond_init();
+    (void)pthread_atfork(fork_prepare, fork_parent, fork_child); /* refused: a fork may tear it */
+}
+
+static void lock(void) {
+    pthread_once(&table.once, init);
+    pthread_mutex_lock(&table.lock);
 }
 
 /* ---- the outside ---- */
@@ -127,9 +144,7 @@ uint64_t taut_findings_add(const taut_finding_new *from) {
     if (taut_ignores(like.code, like.file, like.line))
         return 0;
     like.key = key_of(&like);
-    pthread_mutex_lock(&table.lock);
-    if (!table.prepared)
-        table.prepared = pthread_atfork(fork_prepare, fork_parent, fork_child) == 0;
+    lock();
     taut_finding *f = find_same(&like);
     if (f == NULL) {
         f = make_room();
@@ -149,7 +164,7 @@ uint64_t taut_findings_add(const taut_finding_new *from) {
 
 int taut_findings_update(uint64_t id, const char *evidence, enum taut_finding_state state) {
     uint64_t now = taut_clock_real_ns();
-    pthread_mutex_lock(&table.lock);
+    lock();
     taut_finding *f = find_id(id);
     if (f != NULL) {
         if (evidence != NULL)
@@ -167,7 +182,7 @@ int taut_findings_update(uint64_t id, const char *evidence, enum taut_finding_st
 
 void taut_findings_withdraw(uint64_t id) {
     int stays = 0;
-    pthread_mutex_lock(&table.lock);
+    lock();
     for (int i = 0; i < TAUT_FINDINGS_MAX; i++) {
         taut_finding *f = table.at[i];
         if (f == NULL || f->id != id)
@@ -186,7 +201,7 @@ void taut_findings_withdraw(uint64_t id) {
 
 int taut_findings_next(uint64_t change, taut_finding *out) {
     const taut_finding *next = NULL;
-    pthread_mutex_lock(&table.lock);
+    lock();
     for (int i = 0; i < TAUT_FINDINGS_MAX; i++) {
         const taut_finding *f = table.at[i];
         if (f != NULL && f->change > change && (next == NULL || f->change < next->change))
@@ -198,27 +213,41 @@ int taut_findings_next(uint64_t change, taut_finding *out) {
     return next != NULL;
 }
 
+int taut_findings_get(uint64_t id, taut_finding *out) {
+    lock();
+    const taut_finding *f = find_id(id);
+    if (f != NULL)
+        *out = *f;
+    pthread_mutex_unlock(&table.lock);
+    return f != NULL;
+}
+
 uint64_t taut_findings_change(void) {
     return atomic_load_explicit(&table.change, memory_order_relaxed);
 }
 
-uint64_t taut_findings_wait(uint64_t change) {
-    pthread_mutex_lock(&table.lock);
-    for (uint64_t wakes = table.wakes; taut_findings_change() <= change && table.wakes == wakes;)
-        pthread_cond_wait(&table.moved, &table.lock);
+uint64_t taut_findings_wait(uint64_t change, uint64_t until_ns) {
+    struct timespec until = {.tv_sec = (time_t)(until_ns / TAUT_NS_PER_S),
+                             .tv_nsec = (long)(until_ns % TAUT_NS_PER_S)};
+    int rc = 0;
+    lock();
+    for (uint64_t wakes = table.wakes;
+         rc != ETIMEDOUT && taut_findings_change() <= change && table.wakes == wakes;)
+        rc = until_ns == TAUT_NEVER_NS ? pthread_cond_wait(&table.moved, &table.lock)
+                                       : pthread_cond_timedwait(&table.moved, &table.lock, &until);
     pthread_mutex_unlock(&table.lock);
     return taut_findings_change();
 }
 
 void taut_findings_wake(void) {
-    pthread_mutex_lock(&table.lock);
+    lock();
     table.wakes++;
     pthread_cond_broadcast(&table.moved);
     pthread_mutex_unlock(&table.lock);
 }
 
 void taut_findings_clear(void) {
-    pthread_mutex_lock(&table.lock);
+    lock();
     forget_all();
     pthread_mutex_unlock(&table.lock);
 }

@@ -55,6 +55,8 @@ int taut_findings_update(uint64_t id, const char *evidence, enum taut_finding_st
 void taut_findings_withdraw(uint64_t id);
 /* Copies the finding that changed first after `change` (0: of all). 1, or 0 when there is none. */
 int taut_findings_next(uint64_t change, taut_finding *out);
+/* Copies the finding of that id. 1, or 0 when it has made room for another one. */
+int taut_findings_get(uint64_t id, taut_finding *out);
 /* The newest change, 0 while there was none. One relaxed load. */
 uint64_t taut_findings_change(void);
 /* Forgets all. */
@@ -62,9 +64,9 @@ void taut_findings_clear(void);
 /* One finding as a JSON object; times in seconds since the epoch. */
 void taut_findings_write(taut_json_out *w, const taut_finding *f);
 
-/* Waits until something has changed after `change`, or somebody calls taut_findings_wake. Returns
- * the newest change. Not with the GIL held. */
-uint64_t taut_findings_wait(uint64_t change);
+/* Waits until something has changed after `change`, until somebody calls taut_findings_wake, or for
+ * the time until_ns (TAUT_NEVER_NS: none). Returns the newest change. Not with the GIL held. */
+uint64_t taut_findings_wait(uint64_t change, uint64_t until_ns);
 /* Lets go of all that wait now. */
 void taut_findings_wake(void);
 /* `fn` is called after each change, on whatever thread made it, without the lock; NULL: nobody. It

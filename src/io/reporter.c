@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "io/journal.h"
+#include "io/pace.h"
 #include "io/private_fds.h"
 #include "io/pulse.h"
 #include "io/service.h"
@@ -26,9 +27,9 @@ static const char *const stall_codes[] = {
 };
 
 typedef struct {
-    uint64_t id;    /* 0: free */
-    uint64_t count; /* when it was last written to the journal */
-    int state;
+    uint64_t id;     /* 0: free */
+    uint64_t due_ns; /* when what has changed goes to the journal; TAUT_NEVER_NS: nothing has */
+    taut_pace pace;
 } told;
 
 /* Nothing in here is held while the table of findings is used: its lock is taken first at forks. */
@@ -36,10 +37,10 @@ static struct {
     pthread_mutex_t lock;
     pthread_cond_t moved; /* for CLOCK_MONOTONIC from the first start on */
     pthread_t thread;
-    int live, stopping, hurry, prepared;
-    uint64_t told;         /* the change up to which all is told */
-    _Atomic int enabled;   /* a change may start the thread */
-    _Atomic int thread_id; /* 0: none */
+    int live, stopping, prepared;
+    uint64_t flush_asked, flush_done; /* how many times all was to be told, and was */
+    _Atomic int enabled;              /* a change may start the thread */
+    _Atomic int thread_id;            /* 0: none */
     _Atomic int to_stderr;
     taut_journal journal;
     told known[TOLD_MAX]; /* the thread's own */
@@ -60,7 +61,7 @@ static told *told_take(uint64_t id) {
     for (int i = 1; i < TOLD_MAX; i++)
         if (rep.known[i].id < t->id)
             t = &rep.known[i];
-    *t = (told){.id = id};
+    *t = (told){.id = id, .due_ns = TAUT_NEVER_NS};
     return t;
 }
 
@@ -86,19 +87,41 @@ static void tell_stderr(const taut_finding *f) {
         (void)taut_private_fds_write(STDERR_FILENO, text, strlen(text));
 }
 
+static void write_journal(told *t, const taut_finding *f, uint64_t now_ns) {
+    (void)taut_journal_write(&rep.journal, f); /* nobody is left to tell */
+    taut_pace_written(&t->pace, f->count, f->state, now_ns);
+    t->due_ns = TAUT_NEVER_NS;
+}
+
 /* The journal first: stderr may be a pipe that is full. */
 static void tell(const taut_finding *f) {
+    uint64_t now_ns = taut_sys_now_ns();
     told *t = told_find(f->id);
     int is_new = t == NULL;
     if (is_new)
         t = told_take(f->id);
-    if (is_new || f->count / 2 >= t->count || f->state != t->state) {
-        t->count = f->count;
-        t->state = f->state;
-        (void)taut_journal_write(&rep.journal, f); /* nobody is left to tell */
-    }
+    t->due_ns = taut_pace_due(&t->pace, f->count, f->state, now_ns);
+    if (t->due_ns <= now_ns)
+        write_journal(t, f, now_ns);
     if (is_new)
         tell_stderr(f);
+}
+
+/* Writes what has been put off until now, or all of that. Returns when to come again. */
+static uint64_t tell_due(taut_finding *f, int all) {
+    uint64_t now_ns = taut_sys_now_ns(), next_ns = TAUT_NEVER_NS;
+    for (int i = 0; i < TOLD_MAX; i++) {
+        told *t = &rep.known[i];
+        if (t->id == 0 || t->due_ns == TAUT_NEVER_NS)
+            continue;
+        if (!all && t->due_ns > now_ns)
+            next_ns = t->due_ns < next_ns ? t->due_ns : next_ns;
+        else if (taut_findings_get(t->id, f))
+            write_journal(t, f, now_ns);
+        else
+            t->due_ns = TAUT_NEVER_NS;
+    }
+    return next_ns;
 }
 
 /* ---- the thread ---- */
@@ -114,16 +137,21 @@ static void *reporter_main(void *arg) {
     uint64_t change = 0;
     atomic_store_explicit(&rep.thread_id, (int)taut_pulse_self(), memory_order_relaxed);
     for (;;) {
+        pthread_mutex_lock(&rep.lock);
+        uint64_t asked = rep.flush_asked, done = rep.flush_done;
+        pthread_mutex_unlock(&rep.lock);
         uint64_t newest = taut_findings_change(); /* what had it may have made room already */
         while (taut_findings_next(change, &f)) {
             tell(&f);
             change = f.change;
         }
+        change = change > newest ? change : newest;
+        uint64_t next_ns = tell_due(&f, asked != done);
         pthread_mutex_lock(&rep.lock);
-        rep.told = change = change > newest ? change : newest;
+        rep.flush_done = asked;
         pthread_cond_broadcast(&rep.moved);
         uint64_t until_ns = taut_sys_now_ns() + PAUSE_NS;
-        while (!rep.stopping && !rep.hurry && taut_sys_now_ns() < until_ns)
+        while (!rep.stopping && rep.flush_asked == asked && taut_sys_now_ns() < until_ns)
             wait_until(until_ns);
         int stopping = rep.stopping;
         rep.live = !stopping;
@@ -132,7 +160,7 @@ static void *reporter_main(void *arg) {
         pthread_mutex_unlock(&rep.lock);
         if (stopping)
             return NULL;
-        taut_findings_wait(change);
+        taut_findings_wait(change, next_ns);
     }
 }
 
@@ -143,7 +171,7 @@ static void start(void) {
     if (rep.live || rep.stopping || (!rep.prepared && prepare() < 0))
         return;
     memset(rep.known, 0, sizeof rep.known);
-    rep.told = 0;
+    rep.flush_done = rep.flush_asked;
     rep.live = taut_service_start(&rep.thread, "taut-reporter", reporter_main, NULL) == 0;
 }
 
@@ -157,15 +185,24 @@ static void on_change(void) {
     pthread_mutex_unlock(&rep.lock);
 }
 
-int taut_reporter_flush(uint64_t timeout_ns) {
-    uint64_t wanted = taut_findings_change(), until_ns = taut_sys_now_ns() + timeout_ns;
-    pthread_mutex_lock(&rep.lock);
-    rep.hurry++;
+/* The thread may be about to wait for a change: a wake-up before that would be lost, so it is tried
+ * again. With the lock, which is given up meanwhile. */
+static void wake_thread(uint64_t until_ns) {
+    uint64_t again_ns = taut_sys_now_ns() + PAUSE_NS;
     pthread_cond_broadcast(&rep.moved);
-    while (rep.live && rep.told < wanted && taut_sys_now_ns() < until_ns)
-        wait_until(until_ns);
-    rep.hurry--;
-    int rc = rep.live && rep.told < wanted ? -ETIMEDOUT : 0;
+    pthread_mutex_unlock(&rep.lock);
+    taut_findings_wake();
+    pthread_mutex_lock(&rep.lock);
+    wait_until(again_ns < until_ns ? again_ns : until_ns);
+}
+
+int taut_reporter_flush(uint64_t timeout_ns) {
+    uint64_t until_ns = taut_sys_now_ns() + timeout_ns;
+    pthread_mutex_lock(&rep.lock);
+    uint64_t mine = ++rep.flush_asked;
+    while (rep.live && rep.flush_done < mine && taut_sys_now_ns() < until_ns)
+        wake_thread(until_ns);
+    int rc = rep.live && rep.flush_done < mine ? -ETIMEDOUT : 0;
     pthread_mutex_unlock(&rep.lock);
     return rc;
 }
@@ -193,8 +230,7 @@ static void fork_parent(void) {
 static void fork_child(void) {
     rep.lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
     cond_init();
-    rep.live = rep.stopping = rep.hurry = 0;
-    rep.told = 0;
+    rep.live = rep.stopping = 0;
     rep.journal.cut = 0;
     atomic_store(&rep.thread_id, 0);
 }
@@ -228,14 +264,8 @@ void taut_reporter_disable(void) {
     atomic_store_explicit(&rep.enabled, 0, memory_order_relaxed);
     int live = rep.live;
     rep.stopping = live;
-    /* It may be about to wait for a change: a wake-up before that would be lost. */
-    while (rep.live) {
-        pthread_cond_broadcast(&rep.moved);
-        pthread_mutex_unlock(&rep.lock);
-        taut_findings_wake();
-        pthread_mutex_lock(&rep.lock);
-        wait_until(taut_sys_now_ns() + PAUSE_NS);
-    }
+    while (rep.live)
+        wake_thread(TAUT_NEVER_NS);
     rep.stopping = 0;
     atomic_store_explicit(&rep.thread_id, 0, memory_order_relaxed);
     pthread_mutex_unlock(&rep.lock);

@@ -20,7 +20,9 @@
 #define STACK_SIZE (256 * 1024)
 #define SITES_MAX 64
 #define SITE_QUIET_NS TAUT_NS_PER_S /* between two reports of a site: doubles from here ... */
-#define SITE_QUIET_MAX_NS (60 * TAUT_NS_PER_S) /* ... to here */
+#define SITE_QUIET_MAX_NS (600 * TAUT_NS_PER_S) /* ... to here */
+#define SITE_FORGET_NS (3600 * TAUT_NS_PER_S)   /* after which it is as good as new */
+#define SITE_OVER_NS (60 * TAUT_NS_PER_S) /* kept quiet for so long: nothing seems to follow */
 
 typedef struct {
     uint64_t hash; /* 0: free */
@@ -86,7 +88,7 @@ static int site_may_speak(const site *s, uint64_t now, uint64_t lasted) {
 
 static uint64_t site_speaks(site *s, uint64_t now, uint64_t lasted) {
     uint64_t unshown = s->unshown;
-    if (s->shown_ns == 0 || now - s->shown_ns > 8 * s->quiet_ns)
+    if (s->shown_ns == 0 || now - s->shown_ns > SITE_FORGET_NS)
         s->quiet_ns = SITE_QUIET_NS;
     else
         s->quiet_ns = min_u64(s->quiet_ns * 2, SITE_QUIET_MAX_NS);
@@ -376,7 +378,8 @@ static int tell_unshown(const taut_watchdog_target *t, uint64_t now, int all) {
     char label[TAUT_STALL_LABEL_MAX];
     for (int i = 0; i < SITES_MAX; i++) {
         site *s = &dog.sites[i];
-        if (s->hash == 0 || s->unshown == 0 || (!all && now - s->shown_ns < SITE_QUIET_MAX_NS))
+        if (s->hash == 0 || s->unshown == 0 ||
+            (!all && now - s->shown_ns < max_u64(s->quiet_ns, SITE_OVER_NS)))
             continue;
         uint64_t longest = s->longest_unshown_ns;
         memcpy(label, s->label, sizeof label);

@@ -3,6 +3,7 @@
 #include <stdatomic.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include "base/clock.h"
 #include "check.h"
 #include "io/findings.h"
 
@@ -122,7 +123,7 @@ static void on_change(void) {
 }
 
 static void *wait_main(void *arg) {
-    *(uint64_t *)arg = taut_findings_wait(*(uint64_t *)arg);
+    *(uint64_t *)arg = taut_findings_wait(*(uint64_t *)arg, TAUT_NEVER_NS);
     return NULL;
 }
 
@@ -135,7 +136,10 @@ static void waiting(void) {
     CHECK_EQ(pthread_join(thread, NULL), 0);
     CHECK(change > before);
     CHECK_EQ(atomic_load(&told), 1);
-    CHECK(taut_findings_wait(before) == change); /* it has changed already */
+    CHECK(taut_findings_wait(before, TAUT_NEVER_NS) == change); /* it has changed already */
+    uint64_t until_ns = taut_clock_now_ns() + 20 * TAUT_NS_PER_MS;
+    CHECK(taut_findings_wait(change, until_ns) == change);
+    CHECK(taut_clock_now_ns() >= until_ns);
     taut_findings_on_change(NULL);
     taut_findings_clear();
 }
@@ -159,9 +163,11 @@ static void forked_child_starts_empty(void) {
 static void withdrawn(void) {
     taut_finding f;
     uint64_t once = add("code", "w.py", 1), twice = add("code", "w.py", 2);
+    CHECK(taut_findings_get(once, &f) && f.id == once && f.line == 1);
     CHECK_EQ(add("code", "w.py", 2), twice);
     taut_findings_withdraw(once);
     taut_findings_withdraw(once); /* is gone: harmless */
+    CHECK(!taut_findings_get(once, &f));
     CHECK_EQ(count_all(), 1);
     uint64_t change = taut_findings_change();
     taut_findings_withdraw(twice);

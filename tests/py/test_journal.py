@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -55,19 +56,48 @@ def test_a_finding_of_a_finalizer_at_the_very_end_is_told(python: Python, tmp_pa
     assert len(journal(path)) == 1
 
 
-def test_counting_is_rare_and_states_are_kept(python: Python, tmp_path: Path) -> None:
+def test_repeats_are_summed_up_and_the_last_state_is_told(python: Python, tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     program = (
         f"{ADD}number = add(state='ongoing')\nassert _core.findings_flush(30)\n"
         "for _ in range(99):\n"
         "    add(state='ongoing')\n"
-        "    assert _core.findings_flush(30)\n"
-        "_core.finding_update(number, None, 'over')\n"
+        "    _core.finding_update(number, None, 'over')\n"
     )
     done = python("-c", program, TAUT_STALL="1s", TAUT_JOURNAL=str(path))
     assert (done.status, done.err) == (0, TOLD), done
     seen = [(e["finding"]["count"], e["finding"]["state"]) for e in journal(path)]
-    assert seen == [(n, "ongoing") for n in (1, 2, 4, 8, 16, 32, 64)] + [(100, "over")]
+    assert seen[0] == (1, "ongoing") and seen[-1] == (100, "over")
+    # Between the first and the last: the first's end if that was seen, and a line after 1 s and
+    # after 10 s, if a slow machine has taken that long.
+    times = [entry["time"] for entry in journal(path)]
+    assert len(seen) <= 3 + (times[-1] - times[0] > 1) + (times[-1] - times[0] > 10)
+
+
+def test_a_hundred_stalls_at_one_line(python: Python, tmp_path: Path) -> None:
+    """One whole report, then a line and a count, less and less often; of the journal the same."""
+    path = tmp_path / "journal.jsonl"
+    program = (
+        "import asyncio, time, taut\n"
+        "async def main():\n"
+        "    for _ in range(100):\n"
+        "        time.sleep(0.06)\n"
+        "        await asyncio.sleep(0)\n"
+        "taut.run(main())\n"
+    )
+    done = python("-c", program, TAUT_STALL="30ms", TAUT_JOURNAL=str(path))
+    assert done.status == 0, done
+    assert done.err.count("Stack of thread") == done.err.count("Remedy:") == 1, done.err
+    lines = done.err.splitlines()
+    counted = [int(n) for n in re.findall(r"(\d+) more stalls?", done.err)]
+    told = [line for line in lines if line.startswith("taut: loop stalled for")]
+    entries = [e for e in journal(path) if e["finding"]["code"] == "blocking-call"]
+    assert entries[-1]["finding"]["state"] == "over"
+    # Each of them is told or counted; a stall may be told again while it lasts.
+    assert 90 <= entries[-1]["finding"]["count"] <= 100 >= sum(counted) >= 60
+    passed = entries[-1]["time"] - entries[0]["time"]
+    assert len(entries) <= 4 + (passed > 1) + (passed > 11)
+    assert len(told) <= 3 * (1 + passed.__ceil__().bit_length()), done.err
 
 
 def test_no_finding_no_thread(python: Python) -> None:
