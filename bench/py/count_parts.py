@@ -29,7 +29,7 @@ CALLGRIND_OPERATIONS = 300
 PERF = ["perf", "stat", "-x", ",", "-e", "instructions:u"]
 PREFIX = "instructions_"
 #: Under callgrind a row takes long enough for a stall report, which would be counted, too.
-QUIET = {"TAUT_STALL": "off"}
+QUIET = {"TAUT_STALL": "off", "TAUT_DOCTOR": "off"}
 
 
 def perf_counts() -> bool:

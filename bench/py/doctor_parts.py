@@ -17,7 +17,10 @@ from report import Result, table
 from stats import ratio
 
 #: The watchdog's two settings, as the environment of a server.
-WATCHDOG: dict[str, dict[str, str]] = {"on": {}, "off": {"TAUT_STALL": "off"}}
+WATCHDOG: dict[str, dict[str, str]] = {
+    "on": {},
+    "off": {"TAUT_STALL": "off", "TAUT_DOCTOR": "off"},
+}
 CELLS = (Cell("protocol", 10, 64), Cell("uvicorn", 32, 0))
 
 

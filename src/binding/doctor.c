@@ -273,23 +273,21 @@ void taut_doctor_watch_stop(taut_doctor_watch *w) {
     }
 }
 
-taut_doctor_watch *taut_doctor_loop_start(taut_pulse *pulse, uint64_t threshold_ns,
-                                          PyObject *loop) {
+taut_doctor_watch *taut_doctor_loop_start(taut_pulse *pulse, uint64_t threshold_ns, PyObject *loop,
+                                          struct taut_exam *exam) {
     taut_doctor_watch *w = taut_calloc(1, sizeof *w);
     if (w == NULL)
         return NULL;
     taut_doctor_watch_init(w, pulse, threshold_ns);
     PyThreadState *tstate = PyThreadState_Get();
     w->thread = taut_doctor_thread_here(tstate);
-    w->started = threshold_ns > 0 && taut_doctor_watch_start(w) == 0;
+    atomic_store_explicit(&w->exam, exam, memory_order_relaxed);
+    w->target.examined = exam != NULL;
+    w->started = (threshold_ns > 0 || exam != NULL) && taut_doctor_watch_start(w) == 0;
     taut_doctor_thread here = w->thread;
     here.runner = taut_frames_current(tstate); /* known once the layout has been checked */
     taut_doctor_watch_thread_set(w, &here);
     return w;
-}
-
-void taut_doctor_watch_exam(taut_doctor_watch *watch, struct taut_exam *exam) {
-    atomic_store_explicit(&watch->exam, exam, memory_order_release);
 }
 
 void taut_doctor_loop_stop(taut_doctor_watch *watch) {

@@ -25,11 +25,11 @@ int taut_doctor_threshold_set(PyObject *value, uint64_t *threshold_ns, taut_doct
 /* At the start of run_forever, on the loop's own thread, before the pulse leaves
  * TAUT_PHASE_STOPPED. Costs a lock and, at most once per second, one system call. `pulse` must stay
  * valid until the stop. `loop` is borrowed and only used to name the loop in reports.
- * No thread is started while the threshold is 0.
+ * The watchdog says when it is time for the loop to examine itself (exam.h), whatever the threshold
+ * is; exam NULL: it does not. No thread is started where there is neither.
  * NULL: not watched, for want of memory; not an error. */
-taut_doctor_watch *taut_doctor_loop_start(taut_pulse *pulse, uint64_t threshold_ns, PyObject *loop);
-/* From now on the watchdog says when it is time for the loop to examine itself (exam.h). */
-void taut_doctor_watch_exam(taut_doctor_watch *watch, struct taut_exam *exam);
+taut_doctor_watch *taut_doctor_loop_start(taut_pulse *pulse, uint64_t threshold_ns, PyObject *loop,
+                                          struct taut_exam *exam);
 /* At the end of run_forever, on the same thread, after the pulse went to TAUT_PHASE_STOPPED.
  * NULL is allowed. May give up the GIL for the moment a report is being written. */
 void taut_doctor_loop_stop(taut_doctor_watch *watch);

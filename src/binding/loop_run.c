@@ -156,9 +156,7 @@ static PyObject *loop_run(PyObject *self, PyObject *unused) {
     }
     lp->thread_ident = PyThread_get_thread_ident();
     taut_console_loop_begin(lp);
-    lp->watch = taut_doctor_loop_start(&lp->core.pulse, lp->stall_threshold_ns, self);
-    if (lp->watch != NULL)
-        taut_doctor_watch_exam(lp->watch, lp->exam);
+    lp->watch = taut_doctor_loop_start(&lp->core.pulse, lp->stall_threshold_ns, self, lp->exam);
     running_pulse = &lp->core.pulse;
     int rc = taut_loop_run(&lp->core);
     running_pulse = NULL;

@@ -203,6 +203,10 @@ static void progress_seen(taut_watchdog_target *t, uint64_t now) {
     t->suspected = 0;
 }
 
+static int is_looked_at(const taut_watchdog_target *t) {
+    return t->examined || atomic_load_explicit(&t->threshold_ns, memory_order_relaxed) > 0;
+}
+
 /* Looks at one target; `delta` is the time since the last look. Returns when to look again. */
 static uint64_t sample(taut_watchdog_target *t, uint64_t now, uint64_t delta) {
     uint64_t threshold = atomic_load_explicit(&t->threshold_ns, memory_order_relaxed);
@@ -211,7 +215,7 @@ static uint64_t sample(taut_watchdog_target *t, uint64_t now, uint64_t delta) {
     uint64_t progress = t->ops->progress != NULL ? t->ops->progress(t->ctx) : 0;
     uint64_t tick = min_u64(max_u64(threshold / 4, TICK_MIN_NS), TICK_MAX_NS);
     int moved = sequence != t->sequence || progress != t->progress;
-    int idle = threshold == 0 || phase == TAUT_PHASE_STOPPED || phase == TAUT_PHASE_POLLING;
+    int idle = !is_looked_at(t) || phase == TAUT_PHASE_STOPPED || phase == TAUT_PHASE_POLLING;
     t->sequence = sequence;
     t->progress = progress;
     if (moved)
@@ -221,9 +225,13 @@ static uint64_t sample(taut_watchdog_target *t, uint64_t now, uint64_t delta) {
     idle |= t->dismissed;
     if (moved || !idle)
         dog.active_ns = now;
+    if (threshold == 0) {
+        progress_seen(t, now);
+        return t->examined ? now + TICK_MAX_NS : TAUT_NEVER_NS;
+    }
     if (moved || idle) {
         progress_seen(t, now);
-        return threshold == 0 ? TAUT_NEVER_NS : now + tick;
+        return now + tick;
     }
     /* A sample that came late counts for two at most: after the whole process was stopped, or the
      * host was too busy to run us, nothing can be said about the loop. */
@@ -284,7 +292,7 @@ static int someone_works(void) {
     for (taut_list *n = dog.targets.next; n != &dog.targets; n = n->next) {
         taut_watchdog_target *t = TAUT_CONTAINER(n, taut_watchdog_target, link);
         uint32_t phase = atomic_load_explicit(&t->pulse->phase, memory_order_relaxed);
-        if (atomic_load_explicit(&t->threshold_ns, memory_order_relaxed) == 0)
+        if (!is_looked_at(t))
             continue;
         if (atomic_load_explicit(&t->pulse->sequence, memory_order_relaxed) != t->sequence ||
             (phase == TAUT_PHASE_RUNNING && !t->dismissed))

@@ -61,8 +61,9 @@ typedef struct {
     taut_pulse *pulse;
     const taut_watchdog_ops *ops;
     void *ctx;
-    int wait_fd; /* an epoll fd whose readiness ends the idleness of an unsure target, or -1;
-                    set before add */
+    int wait_fd;  /* an epoll fd whose readiness ends the idleness of an unsure target, or -1;
+                     set before add */
+    int examined; /* looked at for its `examine` even while it is not watched; set before add */
     _Atomic uint64_t threshold_ns; /* 0: not watched; see taut_watchdog_threshold_set */
     _Atomic uint64_t stalls;       /* counted whether reported or not */
     _Atomic uint64_t longest_ns;

@@ -24,7 +24,7 @@ typedef struct {
     taut_watchdog_target target;
     _Atomic uint64_t site;   /* what capture answers */
     _Atomic uint64_t hidden; /* progress that the pulse does not show */
-    _Atomic int captures, notes, overs, reports, ends, unshown_calls, waiting;
+    _Atomic int examinations, captures, notes, overs, reports, ends, unshown_calls, waiting;
     _Atomic uint64_t lasted_ns[16], ended_ns, unshown, threads_seen;
     _Atomic int moves, late; /* the loop moves on during the first so many captures */
     _Atomic int block;       /* report waits for it to be 0 */
@@ -35,6 +35,10 @@ static uint64_t op_progress(void *ctx) {
 }
 static int op_waiting(void *ctx) {
     return ((fake *)ctx)->waiting;
+}
+static uint64_t op_examine(void *ctx, uint64_t now_ns) {
+    ((fake *)ctx)->examinations++;
+    return TAUT_NEVER_NS;
 }
 static uint64_t op_capture(void *ctx, taut_stall *s) {
     fake *f = ctx;
@@ -132,6 +136,31 @@ static void stall_reports_at_1_2_4_times(void) {
     CHECK_EQ(f.target.longest_ns, f.ended_ns);
     taut_watchdog_remove(&f.target);
     CHECK_EQ(f.ends, 1);
+}
+
+/* Switched off, it is looked at for its examinations all the same, as long as it works. */
+static void examined_though_not_watched(void) {
+    static taut_watchdog_ops examining;
+    fake f = {.target = {.pulse = &f.pulse, .ops = &examining, .ctx = &f, .wait_fd = -1}};
+    examining = ops;
+    examining.examine = op_examine;
+    f.site = ++next_site;
+    f.target.examined = 1;
+    CHECK_EQ(taut_watchdog_add(&f.target), 0);
+    taut_pulse_phase(&f.pulse, TAUT_PHASE_RUNNING); /* and hangs */
+    int seen = f.examinations;
+    AWAIT(f.examinations >= seen + 7);
+    CHECK_EQ(f.captures, 0);
+    CHECK_EQ(f.target.stalls, 0);
+    CHECK_EQ(f.pulse.parked, 0);
+    taut_pulse_phase(&f.pulse, TAUT_PHASE_POLLING);
+    AWAIT(f.pulse.parked);
+    seen = f.examinations;
+    taut_pulse_phase(&f.pulse, TAUT_PHASE_RUNNING);
+    if (f.pulse.parked)
+        taut_pulse_unpark(&f.pulse);
+    AWAIT(f.examinations > seen);
+    taut_watchdog_remove(&f.target);
 }
 
 static void moving_loop_is_no_stall(void) {
@@ -369,12 +398,19 @@ static void shutdown_and_start_again(void) {
 }
 
 static const check_test tests[] = {
-    CHECK_TEST(stall_reports_at_1_2_4_times), CHECK_TEST(moving_loop_is_no_stall),
-    CHECK_TEST(unsure_phase_is_asked_about),  CHECK_TEST(owner_may_dismiss),
-    CHECK_TEST(capture_that_came_too_late),   CHECK_TEST(site_that_repeats_is_told_in_the_end),
-    CHECK_TEST(idle_process_has_no_wakeups),  CHECK_TEST(parked_poll_ends_by_event_and_nudge),
-    CHECK_TEST(remove_waits_for_a_report),    CHECK_TEST(several_loops_and_settings),
-    CHECK_TEST(fork_starts_afresh),           CHECK_TEST(shutdown_and_start_again),
+    CHECK_TEST(stall_reports_at_1_2_4_times),
+    CHECK_TEST(examined_though_not_watched),
+    CHECK_TEST(moving_loop_is_no_stall),
+    CHECK_TEST(unsure_phase_is_asked_about),
+    CHECK_TEST(owner_may_dismiss),
+    CHECK_TEST(capture_that_came_too_late),
+    CHECK_TEST(site_that_repeats_is_told_in_the_end),
+    CHECK_TEST(idle_process_has_no_wakeups),
+    CHECK_TEST(parked_poll_ends_by_event_and_nudge),
+    CHECK_TEST(remove_waits_for_a_report),
+    CHECK_TEST(several_loops_and_settings),
+    CHECK_TEST(fork_starts_afresh),
+    CHECK_TEST(shutdown_and_start_again),
 };
 
 CHECK_MAIN(tests)

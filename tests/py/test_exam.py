@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -355,6 +356,56 @@ def test_off(tmp_path):
             capture_output=True, text=True, timeout=60, check=True,
         )  # fmt: skip
         assert done.stdout.strip() == expected, done.stderr
+
+
+def test_without_stalls_there_are_examinations(tmp_path):
+    """TAUT_STALL=off is about stalls alone, and so is loop.stall_threshold = None."""
+    code = """
+        import asyncio, os, sys, time
+        import taut
+        from taut import _core, doctor
+
+        async def main():
+            loop = asyncio.get_running_loop()
+            assert loop.stall_threshold is None
+            future = loop.create_future()
+            waiting = asyncio.create_task(waits(future))
+            del future
+            end = time.monotonic() + 30
+            while not doctor.findings("lost-wakeup") and time.monotonic() < end:
+                time.sleep(0.1)  # blocks: a stall that is not to be seen
+                await asyncio.sleep(0.01)
+            codes = [finding.code for finding in doctor.findings()]
+            print(codes, _core.loop_vitals(loop)["stalls"])
+
+        async def waits(future):
+            await future
+
+        taut.run(main())
+    """
+    script = tmp_path / "quiet.py"
+    script.write_text(textwrap.dedent(code))
+    done = subprocess.run(
+        [sys.executable, script], env={**os.environ, "TAUT_STALL": "off"},
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("['lost-wakeup'] 0\n", "")
+
+
+def test_off_is_off(tmp_path):
+    """With both switched off no thread watches the loop."""
+    script = tmp_path / "none.py"
+    script.write_text(
+        "import asyncio, taut\nfrom taut import _core\n"
+        "async def main():\n    print(_core.stall_thread_id())\n"
+        "taut.run(main())\n"
+    )
+    for value, expected in (("off", "0"), ("on", "[1-9][0-9]*")):
+        done = subprocess.run(
+            [sys.executable, script], capture_output=True, text=True, timeout=60, check=True,
+            env={**os.environ, "TAUT_STALL": "off", "TAUT_DOCTOR": value},
+        )  # fmt: skip
+        assert re.fullmatch(expected, done.stdout.strip()), done
 
 
 def test_the_walk_keeps_no_references():
