@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import re
 import sys
 import warnings
 import weakref
@@ -16,6 +17,7 @@ import taut
 from doctoring import blamed, empty_table, found, line_of  # noqa: F401
 from loops import Faults, run, until
 from taut import _core, doctor
+from taut.doctor import _hooks
 
 pytestmark = [
     pytest.mark.skipif(not _core.tasks_known(), reason="this Python's tasks are not known"),
@@ -163,6 +165,21 @@ def test_destroyed_while_pending() -> None:
         assert blamed(finding, "dropped")
         assert finding.cause.startswith("Task 'dropped' was collected before it was done")
         assert len(faults.contexts) == 1
+
+    play(main())
+
+
+def test_a_name_begins_a_sentence_as_it_is() -> None:
+    async def main() -> None:
+        tasks = [asyncio.create_task(asyncio.sleep(0), name=name) for name in (None, "aB c", "Ä")]
+        for task in tasks:
+            assert _hooks.subject_of(task) == f"Task '{task.get_name()}'"
+            assert _hooks.name_of(task) == f"task '{task.get_name()}'"
+        assert tasks[0].get_name().startswith("Task-")
+        asyncio.create_task(fail())
+        finding = await found("task-exception-lost")
+        assert re.match(r"Task 'Task-\d+' failed with ValueError", finding.cause)
+        await asyncio.gather(*tasks)
 
     play(main())
 
