@@ -13,7 +13,7 @@ from typing import Any
 
 from . import _core
 
-__all__ = ["enable"]
+__all__ = ["enable", "wrappers"]
 
 
 class _Waits:
@@ -33,7 +33,7 @@ async def _items() -> AsyncIterator[None]:
     yield
 
 
-def _wrappers() -> tuple[type, ...]:
+def wrappers() -> tuple[type, ...]:
     """Built-in types whose objects hold what they wait for in their first field."""
     hooks = sys.get_asyncgen_hooks()
     sys.set_asyncgen_hooks(None, None)  # no business of the loop's
@@ -98,11 +98,11 @@ def _frames_known() -> bool:
 def enable() -> bool:
     """Makes listings possible; the frames of coroutines are in them only if they prove right."""
     atexit.register(_core.console_leave)  # not by exit(): a process may end by a signal
-    _core.listing_enable(_wrappers(), functools.partial, _others, True)
+    _core.listing_enable(wrappers(), functools.partial, _others, True)
     known = False
     try:
         known = _frames_known()
     finally:
         if not known:
-            _core.listing_enable(_wrappers(), functools.partial, _others, False)
+            _core.listing_enable(wrappers(), functools.partial, _others, False)
     return known

@@ -6,7 +6,10 @@
 
 #define FRAME_BYTES_MAX 144
 #define STACK_MAX (1 << 20) /* values, of one frame */
-#define REF_TAG ((uintptr_t)3)
+
+static taut_frame_layout layout;
+static int known;
+static const void *wrappers[TAUT_AWAIT_WRAPPERS_MAX];
 
 static const void *pointer_at(const char *bytes, size_t offset) {
     const void *p;
@@ -14,9 +17,11 @@ static const void *pointer_at(const char *bytes, size_t offset) {
     return p;
 }
 
-/* A value of the frame; in some versions its low bits say whether it is counted. */
+/* A value of the frame. In some versions its low bits say whether it is counted; all of them set:
+ * it is a number. */
 static const void *value_at(const char *bytes, size_t offset) {
-    return (const void *)((uintptr_t)pointer_at(bytes, offset) & ~REF_TAG);
+    uintptr_t bits = (uintptr_t)pointer_at(bytes, offset), tag = layout.frame_code_tag;
+    return tag != 0 && (bits & tag) == tag ? NULL : (const void *)(bits & ~tag);
 }
 
 /* Up to 3.12 no state says whether a suspended frame awaits, or has yielded a value of its own:
@@ -28,51 +33,79 @@ static int resumes_await(taut_peek *p, const void *instr) {
 }
 
 /* The value on top of the stack, NULL when that is empty. */
-static const void *stack_top(taut_peek *p, const taut_frame_layout *l, const char *frame,
-                             const char *bytes) {
-    const char *locals = frame + l->frame_size, *end;
+static const void *stack_top(taut_peek *p, const char *frame, const char *bytes) {
+    const char *locals = frame + layout.frame_size, *end;
     char top[sizeof end];
-    if (l->stack_is_pointer) {
-        end = pointer_at(bytes, l->frame_stack);
+    if (layout.stack_is_pointer) {
+        end = pointer_at(bytes, layout.frame_stack);
     } else {
         int count;
-        memcpy(&count, bytes + l->frame_stack, sizeof count);
+        memcpy(&count, bytes + layout.frame_stack, sizeof count);
         if (count <= 0 || count > STACK_MAX)
             return NULL;
         end = locals + (size_t)count * sizeof end;
     }
-    if (end <= locals || end > locals + STACK_MAX * sizeof end ||
-        taut_peek_read(p, top, end - sizeof end, sizeof top) < 0)
+    if (end <= locals || end > locals + STACK_MAX * sizeof end)
         return NULL;
-    return value_at(top, 0);
+    if (p->mode == TAUT_PEEK_DIRECT)
+        return value_at(end - sizeof end, 0);
+    return taut_peek_read(p, top, end - sizeof end, sizeof top) < 0 ? NULL : value_at(top, 0);
+}
+
+static int has_frame(const void *type) {
+    return type == &PyCoro_Type || type == &PyGen_Type || type == &PyAsyncGen_Type;
 }
 
 enum taut_await_state taut_await_read(taut_peek *p, const void *object, const void *type,
                                       taut_await *out) {
-    const taut_frame_layout *l = taut_frames_layout();
-    char all[FRAME_BYTES_MAX + 16]; /* from the state to the frame's first local */
+    char copy[FRAME_BYTES_MAX + 16]; /* from the state to the frame's first local */
+    const char *all = (const char *)object + layout.gen_state;
     *out = (taut_await){.state = TAUT_AWAIT_NONE};
-    if (l == NULL || (type != &PyCoro_Type && type != &PyGen_Type && type != &PyAsyncGen_Type) ||
-        l->gen_frame < l->gen_state)
+    if (!known || !has_frame(type))
         return TAUT_AWAIT_NONE;
-    size_t before = (size_t)(l->gen_frame - l->gen_state);
-    size_t size = before + l->frame_size + sizeof(void *);
-    if (size > sizeof all || taut_peek_read(p, all, (const char *)object + l->gen_state, size) < 0)
-        return TAUT_AWAIT_NONE;
+    size_t before = (size_t)(layout.gen_frame - layout.gen_state);
+    if (p->mode != TAUT_PEEK_DIRECT) {
+        if (taut_peek_read(p, copy, all, before + layout.frame_size + sizeof(void *)) < 0)
+            return TAUT_AWAIT_NONE;
+        all = copy;
+    }
     signed char state = (signed char)all[0];
-    if (state > l->gen_running)
+    if (state > layout.gen_running)
         return out->state = TAUT_AWAIT_OVER;
-    const char *bytes = all + before, *frame = (const char *)object + l->gen_frame;
+    const char *bytes = all + before, *frame = (const char *)object + layout.gen_frame;
+    uintptr_t code = (uintptr_t)pointer_at(bytes, layout.frame_code);
     out->frame = frame;
-    out->code = (const void *)((uintptr_t)pointer_at(bytes, l->frame_code) & ~l->frame_code_tag);
-    out->instr = pointer_at(bytes, l->frame_instr);
-    if (state == l->gen_created)
+    out->code = (const void *)(code & ~layout.frame_code_tag);
+    out->instr = pointer_at(bytes, layout.frame_instr);
+    if (state == layout.gen_created)
         return out->state = TAUT_AWAIT_CREATED;
-    out->first = value_at(bytes, l->frame_size);
-    if (state == l->gen_running)
+    out->first = value_at(bytes, layout.frame_size);
+    if (state == layout.gen_running)
         return out->state = TAUT_AWAIT_RUNNING;
-    if (state == l->gen_awaits &&
-        (!l->gen_resume || type == &PyCoro_Type || resumes_await(p, out->instr)))
-        out->awaits = stack_top(p, l, frame, bytes);
+    if (state == layout.gen_awaits &&
+        (!layout.gen_resume || type == &PyCoro_Type || resumes_await(p, out->instr)))
+        out->awaits = stack_top(p, frame, bytes);
     return out->state = TAUT_AWAIT_SUSPENDED;
+}
+
+int taut_await_init(const void *const *types, size_t count) {
+    if (!known) {
+        known = taut_frame_layout_get(&layout) == 0 && layout.gen_frame >= layout.gen_state &&
+                layout.frame_size + sizeof(void *) <= FRAME_BYTES_MAX &&
+                layout.gen_frame - layout.gen_state <= 16;
+        for (size_t i = 0; i < count && i < TAUT_AWAIT_WRAPPERS_MAX; i++)
+            wrappers[i] = types[i];
+    }
+    return known ? 0 : -1;
+}
+
+int taut_await_is_wrapper(const void *type) {
+    for (int i = 0; i < TAUT_AWAIT_WRAPPERS_MAX && wrappers[i] != NULL; i++)
+        if (type == wrappers[i])
+            return 1;
+    return 0;
+}
+
+const void *taut_await_local(const taut_await *a, size_t i) {
+    return value_at(a->frame, layout.frame_size + i * sizeof(void *));
 }

@@ -1,80 +1,30 @@
 #include "binding/coro.h"
 
-#include <string.h>
-
-#include "binding/frames.h"
+#include "binding/await.h"
 
 #define UNIT 2
-/* Of a generator's frame, in all versions: suspended, and (from 3.13 on) in an await. */
-#define STATE_AWAITS (-1)
 
-static taut_frame_layout layout;
 static int known;
 
-static void *pointer_at(const void *base, size_t offset) {
-    void *value;
-    memcpy(&value, (const char *)base + offset, sizeof value);
-    return value;
+/* NULL: it has none, or runs. */
+static const taut_await *frame_of(PyObject *object, taut_await *a) {
+    taut_peek p;
+    taut_peek_begin_direct(&p);
+    enum taut_await_state state = taut_await_read(&p, object, Py_TYPE(object), a);
+    return state == TAUT_AWAIT_CREATED || state == TAUT_AWAIT_SUSPENDED ? a : NULL;
 }
 
-static int state_of(PyObject *gen) {
-    return *((const int8_t *)gen + layout.gen_state);
+/* Borrowed; NULL: nothing. */
+static PyObject *awaited(const taut_await *a) {
+    const PyObject *next = a->awaits;
+    while (next != NULL && taut_await_is_wrapper(Py_TYPE(next)))
+        next = *(const PyObject *const *)(next + 1);
+    return (PyObject *)next;
 }
 
-static const char *frame_of(PyObject *gen) {
-    return (const char *)gen + layout.gen_frame;
-}
-
-static PyCodeObject *code_of(const char *frame) {
-    uintptr_t bits = (uintptr_t)pointer_at(frame, layout.frame_code);
-    return (PyCodeObject *)(bits & ~layout.frame_code_tag);
-}
-
-/* A local variable or an entry of the stack. With all bits of the tag set it is a number. */
-static PyObject *value_at(const char *locals, size_t i) {
-    uintptr_t bits = (uintptr_t)pointer_at(locals, i * sizeof(void *)), tag = layout.frame_code_tag;
-    return tag != 0 && (bits & tag) == tag ? NULL : (PyObject *)(bits & ~tag);
-}
-
-/* What is on top of the frame's stack, borrowed; NULL: nothing. */
-static PyObject *top_of(const char *frame, const PyCodeObject *code) {
-    const char *locals = frame + layout.frame_size;
-    size_t count;
-    if (layout.stack_is_pointer) {
-        count =
-            (size_t)((const char *)pointer_at(frame, layout.frame_stack) - locals) / sizeof(void *);
-    } else {
-        int top;
-        memcpy(&top, frame + layout.frame_stack, sizeof top);
-        count = top < 0 ? 0 : (size_t)top;
-    }
-    if (count <= (size_t)code->co_nlocalsplus ||
-        count > (size_t)code->co_nlocalsplus + (size_t)code->co_stacksize)
-        return NULL;
-    return value_at(locals, count - 1);
-}
-
-static int has_frame(PyObject *object) {
-    return PyCoro_CheckExact(object) || PyGen_CheckExact(object) || PyAsyncGen_CheckExact(object);
-}
-
-/* What stands between an await and the coroutine or asynchronous generator that it is for: built-in
- * types which have that as their first field. */
-static int is_wrapper(PyTypeObject *type) {
-    return !(type->tp_flags & Py_TPFLAGS_HEAPTYPE) &&
-           (strcmp(type->tp_name, "async_generator_asend") == 0 ||
-            strcmp(type->tp_name, "async_generator_athrow") == 0 ||
-            strcmp(type->tp_name, "coroutine_wrapper") == 0);
-}
-
-PyObject *taut_coro_next(PyObject *gen) {
-    if (!has_frame(gen) || state_of(gen) != STATE_AWAITS)
-        return NULL;
-    const char *frame = frame_of(gen);
-    PyObject *next = top_of(frame, code_of(frame));
-    if (next != NULL && !has_frame(next) && is_wrapper(Py_TYPE(next)))
-        next = pointer_at(next, sizeof(PyObject));
-    return next != NULL && has_frame(next) ? next : NULL;
+PyObject *taut_coro_next(PyObject *coro) {
+    taut_await a;
+    return frame_of(coro, &a) != NULL ? awaited(&a) : NULL;
 }
 
 int taut_coro_known(void) {
@@ -83,26 +33,23 @@ int taut_coro_known(void) {
 
 int taut_coro_frames(PyObject *coro, taut_coro_frame out[TAUT_CORO_FRAMES_MAX]) {
     int count = 0;
-    for (PyObject *gen = coro; gen != NULL && has_frame(gen) && count < TAUT_CORO_FRAMES_MAX;) {
-        if (state_of(gen) >= 0) /* it runs, or is over */
-            break;
-        const char *frame = frame_of(gen);
-        PyCodeObject *code = code_of(frame);
-        const char *start = (const char *)code + offsetof(PyCodeObject, co_code_adaptive);
-        const char *at = pointer_at(frame, layout.frame_instr);
-        out[count++] = (taut_coro_frame){code, (int)((at - start) / UNIT)};
-        gen = taut_coro_next(gen);
+    taut_await a;
+    while (coro != NULL && count < TAUT_CORO_FRAMES_MAX && frame_of(coro, &a) != NULL) {
+        const char *start = (const char *)a.code + offsetof(PyCodeObject, co_code_adaptive);
+        int unit = (int)(((const char *)a.instr - start) / UNIT);
+        out[count++] = (taut_coro_frame){(PyCodeObject *)a.code, unit};
+        coro = awaited(&a);
     }
     return count;
 }
 
 int taut_coro_locals(PyObject *coro, PyObject **out, int max) {
-    if (!has_frame(coro) || state_of(coro) >= 0)
+    taut_await a;
+    if (frame_of(coro, &a) == NULL)
         return 0;
-    const char *frame = frame_of(coro);
-    int count = code_of(frame)->co_nlocalsplus;
+    int count = ((const PyCodeObject *)a.code)->co_nlocalsplus;
     for (int i = 0; i < count && i < max; i++)
-        out[i] = value_at(frame + layout.frame_size, (size_t)i);
+        out[i] = (PyObject *)taut_await_local(&a, (size_t)i);
     return count < max ? count : max;
 }
 
@@ -132,13 +79,16 @@ static PyObject *coroutine_frames(PyObject *module, PyObject *coro) {
     return known ? frames_list(coro) : PyList_New(0);
 }
 
-PyDoc_STRVAR(enable_doc, "coroutines_enable(coro, frames, /) -> bool\n\nWhether coroutine_frames() "
-                         "finds `frames` for `coro`; only then it may be used.");
+PyDoc_STRVAR(enable_doc,
+             "coroutines_enable(wrappers, coro, frames, /) -> bool\n\nWhether coroutine_frames() "
+             "finds `frames` for `coro`; only then it may be used. `wrappers`: as of "
+             "listing_enable().");
 static PyObject *coroutines_enable(PyObject *module, PyObject *args) {
-    PyObject *coro, *expected;
-    if (!PyArg_ParseTuple(args, "OO!:coroutines_enable", &coro, &PyList_Type, &expected))
+    PyObject *wrappers, *coro, *expected;
+    if (!PyArg_ParseTuple(args, "O!OO!:coroutines_enable", &PyTuple_Type, &wrappers, &coro,
+                          &PyList_Type, &expected))
         return NULL;
-    if (taut_frame_layout_get(&layout) < 0)
+    if (taut_coro_init(wrappers) < 0)
         Py_RETURN_FALSE;
     PyObject *found = frames_list(coro);
     known = found == NULL ? -1 : PyObject_RichCompareBool(found, expected, Py_EQ);
@@ -148,6 +98,11 @@ static PyObject *coroutines_enable(PyObject *module, PyObject *args) {
         return NULL;
     }
     return PyBool_FromLong(known);
+}
+
+int taut_coro_init(PyObject *wrappers) {
+    PyTupleObject *types = (PyTupleObject *)wrappers;
+    return taut_await_init((const void *const *)types->ob_item, (size_t)PyTuple_GET_SIZE(wrappers));
 }
 
 PyDoc_STRVAR(line_doc,

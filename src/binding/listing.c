@@ -127,13 +127,6 @@ static int is_subtype(taut_listing *l, const void *type, const void *wanted) {
     return 0;
 }
 
-static int is_wrapper(const void *type) {
-    for (int i = 0; i < TAUT_LISTING_WRAPPERS_MAX; i++)
-        if (type == taut_listing_now.wrappers[i])
-            return type != NULL;
-    return 0;
-}
-
 /* ---- writing ----------------------------------------------------------------------------------
  */
 
@@ -207,7 +200,7 @@ static void put_chain(taut_listing *l, taut_json_out *w, const void *object, cha
     for (int depth = 0; depth < DEPTH_MAX && object != NULL; depth++) {
         if (type_of(l, object, &type) < 0)
             return;
-        if (is_wrapper(type)) {
+        if (taut_await_is_wrapper(type)) {
             if (taut_listing_pointer(l, object, sizeof(PyObject), &object) < 0)
                 return;
             continue;

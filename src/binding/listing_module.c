@@ -1,4 +1,5 @@
 /* The module's functions about listings and the console. */
+#include "binding/coro.h"
 #include "binding/listing_private.h"
 #include "io/console.h"
 
@@ -14,16 +15,14 @@ static PyObject *listing_enable(PyObject *module, PyObject *args) {
     if (!PyArg_ParseTuple(args, "O!O!Op:listing_enable", &PyTuple_Type, &wrappers, &PyType_Type,
                           &partial, &others, &frames))
         return NULL;
-    (void)taut_frames_init();                                  /* without it, no frames */
-    for (Py_ssize_t i = 0; i < TAUT_LISTING_WRAPPERS_MAX; i++) /* built-in types: they stay */
-        now->wrappers[i] = i < PyTuple_GET_SIZE(wrappers) ? PyTuple_GET_ITEM(wrappers, i) : NULL;
+    (void)taut_frames_init(); /* without it, no frames */
     now->partial = partial;
     Py_XSETREF(now->others, Py_NewRef(others));
     now->interp = PyInterpreterState_Get();
     now->tstate = PyThreadState_Get();
     now->st = taut_state_of(module);
     now->lists = taut_task_lists_get(now->st);
-    now->frames = frames && taut_frames_layout() != NULL;
+    now->frames = taut_coro_init(wrappers) == 0 && frames && taut_frames_layout() != NULL;
     Py_RETURN_NONE;
 }
 

@@ -6,7 +6,6 @@
 #include "binding/task_current.h"
 
 #define TAUT_LISTING_CACHE 1024
-#define TAUT_LISTING_WRAPPERS_MAX 8
 
 /* Something that was decoded: a place in code, or the name of a type. */
 typedef struct {
@@ -26,7 +25,6 @@ struct taut_listing {
 /* Of the process, since the listing was enabled. */
 typedef struct {
     taut_state *st; /* NULL: not enabled */
-    const void *wrappers[TAUT_LISTING_WRAPPERS_MAX];
     const void *partial;
     PyObject *others;            /* a callable: asyncio's own tasks */
     const void *interp, *tstate; /* the latter may be gone */

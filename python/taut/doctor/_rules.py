@@ -15,6 +15,7 @@ from collections.abc import Callable, Hashable, Iterable
 from typing import Any, NamedTuple, TypeVar
 
 from taut import _core
+from taut._listing import wrappers
 
 from ._blame import Place
 
@@ -240,7 +241,7 @@ def _know_coroutines() -> bool:
         (outer.cr_code, outer.cr_frame.f_lineno), (inner.cr_code, inner.cr_frame.f_lineno),
         (hand.gi_code, hand.gi_frame.f_lineno),
     ]  # fmt: skip
-    known = _core.coroutines_enable(outer, expected)
+    known = _core.coroutines_enable(wrappers(), outer, expected)
     outer.close()
     return known
 
