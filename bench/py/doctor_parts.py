@@ -1,4 +1,4 @@
-"""What the watchdog adds to a server: in CPU time, and in instructions under callgrind."""
+"""What the doctor adds to a server: in CPU time, and in instructions under callgrind."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from stats import ratio
 OFF = {"TAUT_STALL": "off", "TAUT_DOCTOR": "off", "TAUT_JOURNAL": "0", "TAUT_CONSOLE": "0"}
 #: The doctor as shipped, and all of it switched off, as the environment of a server.
 WATCHDOG: dict[str, dict[str, str]] = {"on": {}, "off": OFF}
-CELLS = (Cell("protocol", 10, 64), Cell("uvicorn", 32, 0))
+CELLS = (Cell("protocol", 10, 64), Cell("uvicorn", 32, 0), Cell("fastapi", 32, 0))
 
 
 def run_watchdog(plan: Plan) -> Result:
     """CPU per request with the watchdog on (as shipped) and off, a fresh server for each run."""
-    result = Result("watchdog", "Watchdog on against off: server CPU per request")
+    result = Result("watchdog", "The doctor on against off: server CPU per request")
     lines = []
     for cell in CELLS:
         row = f"watchdog_{cell.row}"
@@ -68,7 +68,7 @@ def run_added(plan: Plan) -> Result:
 
     Under valgrind everything runs tens of times slower while the watchdog wakes up as often as
     ever, so its share is overstated: the true one is smaller."""
-    what = "Watchdog on against off: user-space instructions per request"
+    what = "The doctor on against off: user-space instructions per request"
     result = Result("watchdog_instructions", what)
     if shutil.which("valgrind") is None:
         result.add("Not counted: valgrind is not installed.")
