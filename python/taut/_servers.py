@@ -1,4 +1,5 @@
-"""Servers that take uvloop by themselves wherever it is installed; under ``taut run``, taut.
+"""Servers that take uvloop by themselves wherever it is installed; under ``taut run``, taut. And
+the applications that servers run, whose requests are told of by route (_routes.py).
 
 Each adapter changes only what its server does when nobody has named a loop; a loop that is named
 explicitly is used. A server whose insides are not as expected is left alone: the line that
@@ -15,6 +16,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from . import _routes
 from ._portable import Loop
 from ._runner import new_event_loop
 
@@ -45,6 +47,14 @@ def _gunicorn(module: Any) -> None:
             setup(self)
 
     worker._setup_event_loop = setup_event_loop
+    if _routes.are_wanted():
+        load = worker.load_wsgi
+
+        def load_wsgi(self: Any) -> None:
+            load(self)
+            self.asgi = _routes.middleware(self.asgi)
+
+        worker.load_wsgi = load_wsgi
 
 
 def _sanic(module: Any) -> None:
@@ -59,20 +69,65 @@ def _sanic(module: Any) -> None:
     mixin.setup_loop = setup_loop
 
 
+def _uvicorn(module: Any) -> None:
+    """Its workers load their application here, too."""
+    config = module.Config
+    load = config.load
+
+    def load_and_wrap(self: Any) -> None:
+        load(self)
+        self.loaded_app = _routes.middleware(self.loaded_app)
+
+    config.load = load_and_wrap
+
+
+def _hypercorn(module: Any) -> None:
+    """The task of a request is made by the connection's, so that nothing says when it came."""
+    wrapper = module.ASGIWrapper
+    init = wrapper.__init__
+
+    def init_wrapped(self: Any, app: Any) -> None:
+        init(self, _routes.middleware(app, arrived=True))
+
+    wrapper.__init__ = init_wrapped
+
+
+def _granian_asgi(module: Any) -> None:
+    wrap = module._callback_wrapper
+
+    def wrap_callback(callback: Any, *args: Any, **kwargs: Any) -> Any:
+        return wrap(_routes.middleware(callback, arrived=True), *args, **kwargs)
+
+    module._callback_wrapper = wrap_callback
+
+
+def _aiohttp(module: Any) -> None:
+    _routes.adapt_aiohttp(module.Application)
+
+
 _ADAPTERS: dict[str, Callable[[Any], None]] = {
     "granian._loops": _granian,
     "gunicorn.workers.gasgi": _gunicorn,
     "sanic.mixins.startup": _sanic,
 }
+_ROUTE_ADAPTERS: dict[str, Callable[[Any], None]] = {
+    "aiohttp.web_app": _aiohttp,
+    "granian.asgi": _granian_asgi,
+    "hypercorn.app_wrappers": _hypercorn,
+    "uvicorn.config": _uvicorn,
+}
 
 
 class _Finder:
-    """Lets the other finders find a module of _ADAPTERS, and adapts it after it has run."""
+    """Lets the other finders find a module, and adapts it after it has run."""
+
+    def __init__(self) -> None:
+        self._adapters = _ADAPTERS | (_ROUTE_ADAPTERS if _routes.are_wanted() else {})
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        adapt = _ADAPTERS.get(name)
+        adapt = self._adapters.get(name)
         if adapt is None:
             return None
         spec = _next_spec(self, name, path, target)

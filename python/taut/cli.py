@@ -13,9 +13,9 @@ from ._version import __version__
 __all__ = ["main"]
 
 _USAGE = """\
-usage: taut run [--stall TIME] script.py [args ...]
-       taut run [--stall TIME] module:coroutine_function [args ...]
-       taut run [--stall TIME] -m module [args ...]
+usage: taut run [options] script.py [args ...]
+       taut run [options] module:coroutine_function [args ...]
+       taut run [options] -m module [args ...]
        taut ps|doctor|stack [PID] [--json]
        taut doctor --log [--since TIME] [--json]
        taut cancel PID TASK [--json]
@@ -32,6 +32,7 @@ loop really runs.
 options of run:
   --stall TIME   report a callback that holds up the loop for longer than this, while it does:
                  20ms, 0.5s, 800us, or off (default: TAUT_STALL of the environment, else 50ms)
+  --no-routes    do not count the requests of ASGI and aiohttp.web applications by route
   -m module      run a module or package
   -h, --help     show this help
 
@@ -94,6 +95,8 @@ def _run(args: list[str]) -> None:
             break
         if name == "--stall":
             os.environ["TAUT_STALL"] = _stall(value if equals else _value(option, args))
+        elif option == "--no-routes":
+            os.environ["TAUT_ROUTES"] = "0"
         elif option == "-m":
             module = _value(option, args)
         elif option.startswith("-m"):

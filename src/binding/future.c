@@ -1,5 +1,5 @@
 /* taut._core.Future: made, completed, recycled. */
-#include "binding/task.h"
+#include "binding/request.h"
 
 /* ---- what waits for it ---------------------------------------------------------------------- */
 
@@ -11,6 +11,7 @@ static int schedule_one(taut_pyloop *lp, taut_aio_future *f, PyObject *callback,
         e.kind = TAUT_READY_WAKEUP;
         e.c = NULL;
         Py_DECREF(context);
+        taut_request_ready((taut_task *)callback);
     } else {
         e.kind = TAUT_READY_CALL;
     }

@@ -59,6 +59,11 @@ static inline int taut_handle_is_cancelled(PyObject *handle) {
 }
 /* Whether a timer of the heap belongs to a TimerHandle (the core has timers of its own). */
 int taut_timer_is_handle(const taut_timer *t);
+/* How long ago the deadline of a TimerHandle was. */
+static inline uint64_t taut_timer_handle_late_ns(PyObject *handle, uint64_t now_ns) {
+    uint64_t deadline_ns = ((taut_timer_handle *)handle)->timer.deadline_ns;
+    return now_ns > deadline_ns ? now_ns - deadline_ns : 0;
+}
 /* What handle.cancel() does. */
 int taut_handle_cancel(PyObject *handle);
 /* A deadline of the loop's clock for `when` seconds: the first nanosecond at which loop.time() is

@@ -5,7 +5,7 @@
 #include "binding/err.h"
 #include "binding/handle.h"
 #include "binding/notice.h"
-#include "binding/task.h"
+#include "binding/request.h"
 
 /* A task's step or wake-up: _asyncio throws away what call_soon returns for these, so they need no
  * Handle. */
@@ -61,6 +61,7 @@ static PyObject *call_soon(PyObject *self, PyObject *const *args, Py_ssize_t nar
     if (TAUT_UNLIKELY(Py_TYPE(args[0]) == lp->st->own.task_type && nargs == 2)) {
         taut_entry e = {.a = Py_NewRef(args[0]), .b = Py_NewRef(args[1])};
         e.kind = TAUT_READY_WAKEUP;
+        taut_request_ready((taut_task *)args[0]);
         if (taut_ready_push(lp, &e) < 0)
             return NULL;
         Py_RETURN_NONE;

@@ -7,7 +7,7 @@
 #include "binding/exam.h"
 #include "binding/fdtable.h"
 #include "binding/notice.h"
-#include "binding/pyloop.h"
+#include "binding/request.h"
 #include "binding/transport.h"
 #include "io/forks.h"
 
@@ -134,6 +134,10 @@ PyObject *taut_pyloop_gc_event(PyObject *module, PyObject *const *args, Py_ssize
                             number_of(args[1], "collected"), number_of(args[1], "uncollectable"));
     began_ns = begins ? now_ns : 0;
     Py_RETURN_NONE;
+}
+
+taut_pyloop *taut_pyloop_running(void) {
+    return running_pulse == NULL ? NULL : TAUT_CONTAINER(running_pulse, taut_pyloop, core.pulse);
 }
 
 PyDoc_STRVAR(run_doc, "_run() -> None\n\nThe body of run_forever(): runs until stop(), or until a "

@@ -40,9 +40,9 @@ static int module_exec(PyObject *module) {
         taut_executor_type_add(module, st) < 0 || taut_child_type_add(module, st) < 0 ||
         taut_process_pipe_type_add(module, st) < 0 ||
         taut_process_transport_type_add(module, st) < 0 || taut_doctor_add(module, st) < 0 ||
-        taut_findings_functions_add(module, st) < 0 || taut_notice_functions_add(module, st) < 0 ||
-        taut_task_note_functions_add(module, st) < 0 || taut_exam_functions_add(module) < 0 ||
-        taut_listing_functions_add(module, st) < 0)
+        taut_request_type_add(module, st) < 0 || taut_findings_functions_add(module, st) < 0 ||
+        taut_notice_functions_add(module, st) < 0 || taut_task_note_functions_add(module, st) < 0 ||
+        taut_exam_functions_add(module) < 0 || taut_listing_functions_add(module, st) < 0)
         return -1;
     return 0;
 }

@@ -10,6 +10,7 @@
 #include "binding/doctor.h"
 #include "binding/state.h"
 #include "io/loop.h"
+#include "io/routes.h"
 #include "io/sigpipe.h"
 #include "io/sys.h"
 
@@ -56,6 +57,7 @@ typedef struct taut_pyloop {
     taut_timer look;               /* at the notes of its tasks: task_notes.h */
     struct taut_exam *exam;        /* exam.h; NULL: none */
     taut_list executor_calls;      /* loop_executor.c: those under way */
+    taut_route_loop requests;      /* that are worked on: request.c */
     int own_tasks;                 /* futures and tasks are ours: task.h */
     int core_ready, look_armed;    /* core and sigpipe are initialised; the timer is in the heap */
     int closed, debug, waiting;
@@ -113,8 +115,7 @@ PyObject *taut_pyloop_new_future(taut_pyloop *lp);   /* as loop.create_future() 
 void taut_pyloop_future_result(taut_pyloop *lp, PyObject *future, PyObject *result);
 void taut_pyloop_future_exception(taut_pyloop *lp, PyObject *future, PyObject *exc);
 
-/* loop_fd.c */
-int taut_fdtable_new(taut_pyloop *lp);
+int taut_fdtable_new(taut_pyloop *lp);    /* loop_fd.c */
 void taut_fdtable_clear(taut_pyloop *lp); /* drops every handle and registration */
 int taut_fdtable_traverse(taut_pyloop *lp, visitproc visit, void *arg);
 /* loop_resolve.c: completes lookups that have come back, after a wake-up; lets go of all. */
@@ -139,8 +140,7 @@ extern PyMethodDef taut_loop_read_pipe_methods[];  /* pipe_read.c: _make_read_pi
 extern PyMethodDef taut_loop_write_pipe_methods[]; /* pipe_write.c: _make_write_pipe_transport */
 extern PyMethodDef taut_loop_sendfile_methods[];   /* loop_sendfile.c: _sendfile_native ... */
 
-/* loop_run.c: the core's operations. */
-extern const taut_loop_ops taut_pyloop_ops;
+extern const taut_loop_ops taut_pyloop_ops; /* loop_run.c: the core's operations */
 /* ready.c, parts of taut_pyloop_ops: runs `count` entries; leaves the last task and context. */
 int taut_ready_run(void *ctx, size_t count);
 void taut_ready_done(void *ctx);

@@ -205,7 +205,10 @@ static int run_handle(taut_pyloop *lp, PyObject *handle, PyObject *vars) {
     int rc = 0;
     if (h->cancelled != Py_True && h->callback != NULL) {
         int begun = taut_handle_begin(lp->st, handle);
+        if (Py_IS_TYPE(handle, lp->st->timer_handle_type))
+            lp->core.late_ns = taut_timer_handle_late_ns(handle, lp->core.now_ns);
         PyObject *result = call_handle(lp, h);
+        lp->core.late_ns = 0;
         if (TAUT_LIKELY(result != NULL))
             Py_DECREF(result);
         else

@@ -78,6 +78,7 @@ int taut_state_traverse(taut_state *st, visitproc visit, void *arg) {
     Py_VISIT(st->watchdog_type);
     Py_VISIT(st->op_type);
     Py_VISIT(st->executor_call_type);
+    Py_VISIT(st->request_type);
     Py_VISIT(st->child_type);
     Py_VISIT(st->process_pipe_type);
     Py_VISIT(st->process_transport_type);
@@ -127,6 +128,7 @@ int taut_state_clear(taut_state *st) {
     Py_CLEAR(st->watchdog_type);
     Py_CLEAR(st->op_type);
     Py_CLEAR(st->executor_call_type);
+    Py_CLEAR(st->request_type);
     Py_CLEAR(st->child_type);
     Py_CLEAR(st->process_pipe_type);
     Py_CLEAR(st->process_transport_type);

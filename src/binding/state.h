@@ -60,6 +60,7 @@ typedef struct taut_state {
     PyTypeObject *tls_type, *read_pipe_type, *write_pipe_type;
     taut_task_names own; /* of the own futures and tasks */
     PyTypeObject *watchdog_type, *op_type, *executor_call_type;
+    PyTypeObject *request_type;
     PyTypeObject *child_type, *process_pipe_type, *process_transport_type;
     /* What _asyncio passes to call_soon for a task's step and wake-up; see ready.h. */
     PyTypeObject *task_step_type, *task_wakeup_type;
@@ -115,6 +116,7 @@ int taut_server_type_add(PyObject *module, taut_state *st);
 int taut_op_type_add(PyObject *module, taut_state *st);
 int taut_executor_type_add(PyObject *module, taut_state *st);
 int taut_doctor_add(PyObject *module, taut_state *st);
+int taut_request_type_add(PyObject *module, taut_state *st);
 int taut_findings_functions_add(PyObject *module, taut_state *st);
 int taut_listing_functions_add(PyObject *module, taut_state *st);
 

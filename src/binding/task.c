@@ -1,5 +1,6 @@
 /* taut._core.Task: made, recycled, shown. What it does when it runs is in task_step.c. */
 #include "binding/notice.h"
+#include "binding/request.h"
 #include "binding/task_current.h"
 #include "binding/task_notes.h"
 
@@ -71,6 +72,9 @@ static int task_fill(taut_state *st, taut_task *t, PyObject *coro, PyObject *nam
     Py_CLEAR(a->waiter);
     int finalizes = taut_task_site_take(st, t);
     t->born_ns = t->stepped_ns = t->lp != NULL ? t->lp->core.now_ns : 0;
+    t->birth = t->lp != NULL && t->lp->core.dispatching ? TAUT_TASK_MADE_BY_EVENT : TAUT_TASK_MADE;
+    if (t->lp != NULL)
+        taut_request_inherit(t);
     t->cancel_due = 0;
     TAUT_TASK_FLAG(a, must_cancel) = 0;
     a->cancel_requested = 0;
@@ -195,6 +199,7 @@ static int task_traverse(PyObject *self, visitproc visit, void *arg) {
     Py_VISIT(t->waiter);
     Py_VISIT(t->coro);
     Py_VISIT(t->context);
+    Py_VISIT((PyObject *)((taut_task *)self)->request);
     int rc = taut_task_note_visit((taut_task *)self, visit, arg);
     /* A name is a string: it refers to nothing. */
     return rc != 0 ? rc : taut_future_visit(self, visit, arg);
@@ -202,6 +207,7 @@ static int task_traverse(PyObject *self, visitproc visit, void *arg) {
 
 static int task_clear(PyObject *self) {
     taut_task_note_forget((taut_task *)self);
+    taut_request_leave((taut_task *)self);
     ((taut_task *)self)->lp = NULL;
     return base_of(self)->tp_clear(self);
 }

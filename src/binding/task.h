@@ -67,9 +67,10 @@ typedef struct taut_task {
     int site_unit;
     uint16_t note;      /* 1 + the index of its note (task_notes.h), 0: it has none */
     uint8_t cancel_due; /* cancel() was called, its CancelledError not thrown in yet */
-    /* When it was made, and when its coroutine last began to run: the clock of the loop's iteration
-     * at that time, 0 on loops that are not ours. */
+    uint8_t birth;      /* enum taut_task_birth, request.h */
+    /* When it was made, and when it last ran: the iteration's clock; 0 on loops not ours. */
     uint64_t born_ns, stepped_ns;
+    struct taut_request *request; /* that it works for (owned): request.h; NULL: none */
 } taut_task;
 
 /* Future(loop=lp). NULL with an exception. */
@@ -92,7 +93,7 @@ int taut_future_finish(taut_pyloop *lp, PyObject *future, PyObject *result);
 /* What one step of `await future` does, for a Future of exactly our type. PYGEN_NEXT: *result is to
  * be yielded; *begun, 0 at first, remembers that. PYGEN_RETURN: *result is the future's. */
 PySendResult taut_future_await(PyObject *future, int *begun, PyObject **result);
-/* Sets the result of a pending `f`, whose loop `lp` is native. 0, or -1. */
+/* Completes a pending `f`, whose loop `lp` is native. 0, or -1. */
 static inline int taut_future_complete(taut_pyloop *lp, taut_aio_future *f, PyObject *result) {
     f->result = Py_NewRef(result);
     f->state = TAUT_FUTURE_FINISHED;
@@ -144,7 +145,6 @@ PyObject *taut_task_sites_enable(PyObject *module, PyObject *args);
 PyObject *taut_task_field_is(PyObject *module, PyObject *args);
 PyObject *taut_tasks_known(PyObject *module, PyObject *unused);
 PyObject *taut_tasks_enable(PyObject *module, PyObject *by_default);
-/* live_tasks() -> list: every Task of ours that is not done. */
-PyObject *taut_live_tasks(PyObject *module, PyObject *unused);
+PyObject *taut_live_tasks(PyObject *module, PyObject *unused); /* those that are not done */
 
 #endif

@@ -1,5 +1,6 @@
 /* What a task does: a step of its coroutine, and what the coroutine then waits for. */
 #include "binding/context.h"
+#include "binding/request.h"
 #include "binding/task_current.h"
 #include "binding/task_notes.h"
 
@@ -7,6 +8,7 @@
  */
 
 int taut_task_step_soon(taut_task *t, PyObject *exc) {
+    taut_request_ready(t);
     if (taut_future_is_native(t->lp)) {
         taut_entry e = {.a = Py_NewRef((PyObject *)t), .b = Py_XNewRef(exc)};
         e.kind = TAUT_READY_STEP;
@@ -108,6 +110,7 @@ static int wait_at(taut_state *st, taut_task *t, taut_aio_future *f) {
     if (f->state != TAUT_FUTURE_PENDING && by_itself) {
         taut_entry e = {.a = Py_NewRef((PyObject *)t), .b = Py_NewRef((PyObject *)f)};
         e.kind = TAUT_READY_WAKEUP;
+        taut_request_ready(t);
         return taut_ready_push(t->lp, &e);
     }
     PyObject *waiter = by_itself ? Py_NewRef((PyObject *)t) : taut_task_wakeup_callable(t);
@@ -344,7 +347,10 @@ int taut_task_step(taut_task *t, PyObject *exc) {
         rc = step_elsewhere(st, t, exc);
     else if ((rc = taut_task_enter(t->lp, t)) == 0) {
         t->stepped_ns = t->lp->core.now_ns;
+        taut_request_step_begin(t);
         rc = step_run(st, t, exc);
+        taut_request_step_end(t, rc);
+        t->birth = TAUT_TASK_STEPPED;
     }
     Py_DECREF((PyObject *)t);
     return rc;

@@ -14,6 +14,7 @@
  * one), and the range that a calibration may yield (counters of 25 MHz to 10 GHz). */
 #define BURST_TICKS_MIN UINT64_C(5000)
 #define BURST_TICKS_MAX UINT64_C(2000000)
+#define WAITED_NS TAUT_NS_PER_MS /* a wait is longer than a look that takes the GIL back */
 #define WINDOW_FIRST_NS (2 * TAUT_NS_PER_MS)
 #define WINDOW_LAST_NS (2 * TAUT_NS_PER_S)
 
@@ -176,6 +177,13 @@ static int run_ready(taut_loop *l) {
     return rc;
 }
 
+uint64_t taut_loop_time_ns(const taut_loop *l) {
+    if (l->tick_ns <= 0)
+        return taut_sys_now_ns();
+    int64_t ticks = (int64_t)(taut_sys_ticks() - l->turn_ticks); /* cores differ a little */
+    return taut_vitals_mark(&l->vitals) + (ticks > 0 ? (uint64_t)((double)ticks * l->tick_ns) : 0);
+}
+
 /* How long to wait, and since when. The clock is read where a timer's distance depends on it; else
  * the CPU's counter says how long ago it was read. */
 static uint64_t timeout_of(taut_loop *l) {
@@ -186,9 +194,7 @@ static uint64_t timeout_of(taut_loop *l) {
     if (taut_ring_count(&l->ready) || l->stopping || !taut_list_empty(&l->deferred))
         return 0;
     if (next_ns == TAUT_NEVER_NS && l->tick_ns > 0) {
-        int64_t ticks = (int64_t)(taut_sys_ticks() - l->turn_ticks); /* cores differ a little */
-        l->wait_ns =
-            taut_vitals_mark(&l->vitals) + (ticks > 0 ? (uint64_t)((double)ticks * l->tick_ns) : 0);
+        l->wait_ns = taut_loop_time_ns(l);
         return TAUT_NEVER_NS;
     }
     uint64_t now_ns = taut_sys_now_ns();
@@ -235,15 +241,23 @@ static void calibrate(taut_loop *l) {
     l->calibrate_window_ns = elapsed_ns < WINDOW_LAST_NS ? elapsed_ns * 4 : 0;
 }
 
+static void dispatch(taut_loop *l) {
+    l->late_ns = l->unseen_ns;
+    l->dispatching = 1;
+    taut_poller_dispatch(l->poller);
+    l->dispatching = 0;
+    l->late_ns = 0;
+}
+
 static void dispatch_rest(void *arg) {
-    taut_poller_dispatch(((taut_loop *)arg)->poller);
+    dispatch(arg);
 }
 
 /* What was queued before the events were looked at goes first, as asyncio has it: ahead of what has
  * arrived at the transports meanwhile. Readers and writers of the user's own fds are queued now. */
 static void dispatch_behind_ready(taut_loop *l) {
     if (taut_poller_dispatch_foreign(l->poller) > 0 && taut_loop_call_soon(l, dispatch_rest, l) < 0)
-        taut_poller_dispatch(l->poller);
+        dispatch(l);
 }
 
 /* Events, timers, ready queue: the order of asyncio, whose callers can tell. */
@@ -259,7 +273,10 @@ static int iterate(taut_loop *l) {
         return rc;
     l->now_ns = taut_sys_now_ns();
     l->turn_ticks = taut_sys_ticks();
-    taut_vitals_turn(&l->vitals, l->wait_ns, l->now_ns);
+    uint64_t began_ns = taut_vitals_mark(&l->vitals);
+    uint64_t busy_ns = taut_vitals_turn(&l->vitals, l->wait_ns, l->now_ns);
+    /* What it had to wait for has come meanwhile, and was seen at once. */
+    l->unseen_ns = l->now_ns - began_ns - busy_ns < WAITED_NS ? busy_ns : 0;
     if (TAUT_UNLIKELY(l->calibrate_window_ns != 0))
         calibrate(l);
     l->turn++;
@@ -267,7 +284,7 @@ static int iterate(taut_loop *l) {
     if (TAUT_UNLIKELY(queued))
         dispatch_behind_ready(l);
     else
-        taut_poller_dispatch(l->poller);
+        dispatch(l);
     if (l->interrupt_err < 0)
         return l->interrupt_err;
     taut_timers_fire(&l->timers, l->now_ns);
@@ -295,7 +312,7 @@ int taut_loop_run(taut_loop *l) {
     } while (rc == 0 && !l->stopping);
     l->stopping = 0;
     l->running = 0;
-    taut_vitals_turn(&l->vitals, 0, taut_sys_now_ns());
+    (void)taut_vitals_turn(&l->vitals, 0, taut_sys_now_ns());
     taut_pulse_phase(&l->pulse, TAUT_PHASE_STOPPED);
     atomic_store_explicit(&l->pulse.thread_id, 0, memory_order_relaxed);
     return rc;

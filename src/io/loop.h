@@ -67,6 +67,11 @@ struct taut_loop {
     double tick_ns;      /* 0 until calibrated */
     uint64_t turn_ticks; /* the counter when this iteration looked at the clock */
     uint64_t wait_ns;    /* when this iteration's wait began, 0: it does not wait */
+    uint64_t unseen_ns;  /* how long the events of this iteration may have gone unseen */
+    /* What becomes ready now has been due for that long (an overdue timer), or for that long at
+     * most: when events are dispatched, which may have come while nobody looked. */
+    uint64_t late_ns;
+    int dispatching; /* events are being dispatched */
     int stopping, running;
     int touched;       /* see taut_loop_touch */
     int interrupt_err; /* see taut_loop_interrupt */
@@ -96,6 +101,8 @@ static inline void taut_loop_touch(taut_loop *l) {
 void taut_loop_stop(taut_loop *l);
 /* From a callback: taut_loop_run returns `err` (negative) as soon as that callback has returned. */
 void taut_loop_interrupt(taut_loop *l, int err);
+/* The clock, by the CPU's counter where the two have been compared. The loop's thread. */
+uint64_t taut_loop_time_ns(const taut_loop *l);
 /* Any thread, async-signal-safe: ops->woken runs soon on the loop's thread. */
 void taut_loop_wake(taut_loop *l);
 /* The core's own deferred call, FIFO with everything in the ready queue. 0 or -ENOMEM. */

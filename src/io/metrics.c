@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "io/findings.h"
+#include "io/routes.h"
 #include "io/sys.h"
 #include "io/vitals.h"
 
@@ -301,10 +302,67 @@ static void put_findings(writer *w) {
     pthread_mutex_unlock(&told.lock);
 }
 
+/* ---- of routes ----------------------------------------------------------------------------------
+ */
+
+#define ROUTE(field, is_seconds, name, type, help)                                                 \
+    { offsetof(taut_route, field), is_seconds, name, type, help }
+
+static const number route_numbers[] = {
+    ROUTE(requests, 0, "taut_route_requests_total", "counter", "Requests that are over."),
+    ROUTE(requests_ns, 1, "taut_route_request_seconds_total", "counter", "What they took."),
+    ROUTE(in_flight, 0, "taut_route_requests_in_flight", "gauge", "Requests under way."),
+    ROUTE(lag_ns, 1, "taut_route_lag_seconds_total", "counter",
+          "How long steps of the requests were ready, but did not run yet."),
+    ROUTE(lag_longest_ns, 1, "taut_route_lag_longest_seconds", "gauge", "The longest such wait."),
+    ROUTE(delayed, 0, "taut_route_delayed_requests_total", "counter",
+          "Requests of which a step waited for as long as a stall."),
+    ROUTE(delayed_ns, 1, "taut_route_delayed_seconds_total", "counter", "How long these waited."),
+    ROUTE(stalls, 0, "taut_route_stalls_total", "counter",
+          "Steps of the requests that were stalls."),
+    ROUTE(stalls_ns, 1, "taut_route_stall_seconds_total", "counter", "What these took."),
+    ROUTE(victims, 0, "taut_route_victims_total", "counter",
+          "Requests, of any route, that these delayed."),
+};
+
+/* As the format has it in a label's value. */
+static void put_escaped(writer *w, const char *text) {
+    for (; *text != '\0'; text++) {
+        if (*text == '\n')
+            put(w, "\\n");
+        else
+            put(w, *text == '"' || *text == '\\' ? "\\%c" : "%c", *text);
+    }
+}
+
+static void put_route_number(writer *w, const number *n, const taut_route *r) {
+    uint64_t value = LOAD(*(const _Atomic uint64_t *)(const void *)((const char *)r + n->offset));
+    put(w, "%s{method=\"%s\",route=\"", n->name, r->method);
+    put_escaped(w, r->path);
+    put(w, "\"} ");
+    if (n->is_seconds)
+        put_seconds(w, value);
+    else
+        put(w, "%llu\n", (unsigned long long)value);
+}
+
+static void put_routes(writer *w) {
+    unsigned count = taut_routes_count();
+    const taut_route *other = taut_routes_at(TAUT_ROUTE_OTHER);
+    unsigned first = LOAD(other->requests) + LOAD(other->in_flight) == 0;
+    for (size_t k = 0; k < sizeof route_numbers / sizeof *route_numbers; k++) {
+        const number *n = &route_numbers[k];
+        begin(w, n->name, n->type, n->help);
+        for (unsigned i = first; i < count; i++)
+            put_route_number(w, n, taut_routes_at(i));
+    }
+}
+
 int taut_metrics_write(taut_buf *to) {
     writer w = {.to = to, .now_ns = taut_sys_now_ns()};
     put_loops(&w);
     put_collector(&w);
     put_findings(&w);
+    put_routes(&w);
     return w.err;
 }

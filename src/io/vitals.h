@@ -72,8 +72,8 @@ static inline uint64_t taut_vitals_mark(const taut_vitals *v) {
     return atomic_load_explicit(&v->mark_ns, memory_order_relaxed);
 }
 /* The loop's thread: the iteration that began at the mark went to wait at wait_ns (0: it did not),
- * and the next one begins at now_ns. */
-static inline void taut_vitals_turn(taut_vitals *v, uint64_t wait_ns, uint64_t now_ns) {
+ * and the next one begins at now_ns. Returns how long the former was busy. */
+static inline uint64_t taut_vitals_turn(taut_vitals *v, uint64_t wait_ns, uint64_t now_ns) {
     uint64_t began_ns = taut_vitals_mark(v);
     uint64_t passed_ns = now_ns - began_ns, busy_ns = passed_ns;
     if (wait_ns != 0) {
@@ -84,6 +84,7 @@ static inline void taut_vitals_turn(taut_vitals *v, uint64_t wait_ns, uint64_t n
     taut_vitals_count(&v->active_ns, busy_ns);
     atomic_store_explicit(&v->mark_ns, now_ns, memory_order_relaxed);
     taut_hist_add(&v->busy, busy_ns);
+    return busy_ns;
 }
 static inline void taut_vitals_took(_Atomic uint64_t *count, _Atomic uint64_t *sum_ns,
                                     _Atomic uint64_t *longest_ns, uint64_t ns) {

@@ -3,7 +3,8 @@
 Every taut loop is watched from the start (see ``TAUT_STALL`` and ``Loop.stall_threshold``).
 What the doctor has found out stands in one table for the process: :func:`findings` reads it,
 :func:`on_finding` hears of each change, :func:`ignore` (or ``TAUT_IGNORE``) names what is known.
-:func:`metrics` and :func:`tasks` say how loops and tasks fare. :func:`attach` starts the same
+:func:`metrics` and :func:`tasks` say how loops and tasks fare, and requests by route when
+``taut run`` or :func:`asgi` tells of them. :func:`attach` starts the same
 watchdog on a stock asyncio or uvloop loop; :func:`report_to` and the ``callback`` and ``logger`` of
 :func:`attach` bring reports of stalls to Python.
 
@@ -15,6 +16,7 @@ Where taut has no extension nothing is watched: the same calls are valid and do 
 first of them says so on stderr.
 """
 
+from ._asgi import asgi
 from ._findings import Finding, FindingCallback, findings, ignore, on_finding
 from ._metrics import PrometheusCollector, TaskInfo, metrics, opentelemetry, tasks
 from ._stalls import Attachment, Frame, StallReport, attach, detach, report_to
@@ -28,6 +30,7 @@ __all__ = [
     "PrometheusCollector",
     "StallReport",
     "TaskInfo",
+    "asgi",
     "attach",
     "detach",
     "findings",

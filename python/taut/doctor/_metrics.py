@@ -31,6 +31,7 @@ class TaskInfo:
         waits_at: ``(file, line, function)`` of the program's own innermost line; a library's, when
             none is the program's.
         made_at: ``(file, line, function)`` of who made it, when that is known.
+        request: the request it works for, such as ``"GET /items/{id}"``; None: none is known.
     """
 
     name: str
@@ -39,6 +40,7 @@ class TaskInfo:
     waiting: float | None
     waits_at: tuple[str, int, str] | None
     made_at: tuple[str, int, str] | None
+    request: str | None = None
 
 
 def _waits_at(task: asyncio.Task[Any]) -> tuple[str, int, str] | None:
@@ -57,7 +59,7 @@ def _info(task: asyncio.Task[Any], running: set[asyncio.Task[Any] | None]) -> Ta
     return TaskInfo(
         task.get_name(), state, None if times is None else times[0],
         times[1] if times is not None and waits else None, _waits_at(task),
-        _core.task_created_at(task),
+        _core.task_created_at(task), _core.task_request(task),
     )  # fmt: skip
 
 
@@ -83,23 +85,26 @@ def tasks(loop: asyncio.AbstractEventLoop | None = None) -> list[TaskInfo]:
 def _running_loops() -> list[Any]:
     from taut import Loop
 
-    return [one for one in gc.get_objects() if isinstance(one, Loop) and one.is_running()]
+    # By the type itself: isinstance() asks a weak proxy's object, which may be gone.
+    return [one for one in gc.get_objects() if issubclass(type(one), Loop) and one.is_running()]
 
 
 def metrics() -> dict[str, Any]:
-    """Numbers about the loops that run in this process, the garbage collector and the findings;
-    times in seconds. docs/METRICS.md says what each one is.
+    """Numbers about the loops that run in this process, the garbage collector, the findings and the
+    requests by route; times in seconds. docs/METRICS.md says what each one is.
 
-    ``{"loops": [{...}, ...], "gc": [{...}, {...}, {...}], "findings": {code: count}}``
+    ``{"loops": [{...}, ...], "gc": [{...}, {...}, {...}], "findings": {code: count},
+    "routes": [{...}, ...]}``
     """
     if not NATIVE:
         say_once(_UNWATCHED)
-        return {"loops": [], "gc": [], "findings": {}}
+        return {"loops": [], "gc": [], "findings": {}, "routes": []}
     counts: dict[str, int] = {}
     for row in _core.findings():
         counts[row[6]] = counts.get(row[6], 0) + row[2]
     loops = [_core.loop_vitals(loop) for loop in _running_loops()]
-    return {"loops": loops, "gc": _core.gc_vitals(), "findings": counts}
+    gc_vitals, routes = _core.gc_vitals(), _core.routes()
+    return {"loops": loops, "gc": gc_vitals, "findings": counts, "routes": routes}
 
 
 class PrometheusCollector:
