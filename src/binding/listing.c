@@ -7,6 +7,7 @@
 #include "base/mem.h"
 #include "binding/await.h"
 #include "binding/listing_private.h"
+#include "binding/request.h"
 
 #define DEPTH_MAX 200 /* coroutines that await each other; a ring ends here, too */
 #define NAME_CHARS_MAX 200
@@ -393,6 +394,20 @@ static void put_times(taut_json_out *w, const taut_task *t) {
     taut_json_out_seconds(w, now - (t->stepped_ns != 0 ? t->stepped_ns : t->born_ns));
 }
 
+/* Only of tasks that work for one. */
+static void put_request(taut_listing *l, taut_json_out *w, const taut_task *t) {
+    taut_request r;
+    char text[TAUT_REQUEST_TEXT_MAX];
+    if (taut_request_read(&l->peek, taut_listing_now.st, t->request, &r) < 0)
+        return;
+    if (sizeof l->arena.text - l->arena.text_size < 8 * TAUT_REQUEST_TEXT_MAX)
+        forget(l);
+    if (taut_request_say(&l->peek, &r, &l->arena, text, sizeof text) < 0)
+        return;
+    taut_json_out_key(w, "request");
+    taut_json_out_text(w, text);
+}
+
 static void put_task(taut_listing *l, taut_json_out *w, const void *task, const taut_task *t) {
     chain c;
     const taut_aio_task *a = &t->aio;
@@ -409,6 +424,7 @@ static void put_task(taut_listing *l, taut_json_out *w, const void *task, const 
     taut_json_out_close(w, ']');
     taut_json_out_key(w, "state");
     taut_json_out_text(w, state_of(a, c.outermost));
+    put_request(l, w, t);
     put_times(w, t);
     put_created(l, w, t);
     put_waits(l, w, a, &c);

@@ -86,7 +86,6 @@ void taut_request_ready_slow(taut_task *t) {
         return;
     const taut_loop *l = &t->lp->core;
     r->ready_ns = taut_loop_time_ns(l) - l->late_ns;
-    r->by_event = l->dispatching;
 }
 
 /* One of its tasks was ready from `since_ns` on and runs now. */

@@ -22,7 +22,6 @@ typedef struct taut_request {
     int route;                       /* of io/routes.h, -1: not known yet */
     int tries;                       /* how often route_of was asked */
     int over;
-    int by_event;    /* it became ready when events were dispatched */
     uint64_t number; /* among those of its loop */
     uint64_t began_ns;
     uint64_t step_ns;  /* when the step began, 0: none runs */
@@ -68,5 +67,16 @@ static inline void taut_request_leave(taut_task *t) {
     if (TAUT_UNLIKELY(t->request != NULL))
         taut_request_leave_slow(t);
 }
+
+/* request_peek.c, without the GIL. The request at `at`, which may be anything: 0 with a copy of it,
+ * or -1. And that of a task: where it is, which is not to be looked into; NULL: none. */
+int taut_request_read(taut_peek *p, const taut_state *st, const void *at, taut_request *r);
+const void *taut_request_of_task(taut_peek *p, const taut_state *st, const void *task,
+                                 taut_request *r);
+/* "GET /items/{id}", or the path while the route is not known; `scratch` is left as it was. 0, or
+ * -1. And that of the task whose step `core`, a taut_pyloop's, runs. */
+int taut_request_say(taut_peek *p, const taut_request *r, taut_stack *scratch, char *to,
+                     size_t room);
+int taut_request_say_running(const taut_loop *core, taut_stack *scratch, char *to, size_t room);
 
 #endif

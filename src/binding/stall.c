@@ -1,6 +1,7 @@
 /* What a report says: the evidence of a stall taken on the watchdog's thread, and its text. Nothing
  * here needs the GIL, except where the kernel refuses every other way. */
 #include "binding/stall.h"
+#include "binding/request.h"
 #include "binding/task_name.h"
 
 #include <stdarg.h>
@@ -126,15 +127,20 @@ static void find_cause(const taut_doctor_watch *w, const taut_doctor_thread *t) 
 }
 
 /* Only loops of ours publish what they call. */
-static void add_task(const taut_pulse *p) {
+static void add_task(const taut_doctor_watch *w) {
+    taut_pulse *p = w->target.pulse;
     uint32_t name;
     size_t size = strlen(now.cause);
     const void *current = atomic_load_explicit(&p->current, memory_order_relaxed);
-    now.task[0] = '\0';
+    now.task[0] = now.request[0] = '\0';
     if (taut_task_name_read(current, &now.stack, &name) < 0)
         return;
     snprintf(now.task, sizeof now.task, "%s", now.stack.text + name);
-    snprintf(now.cause + size, sizeof now.cause - size, ", in task '%s'", now.task);
+    if (w->id == 0)
+        (void)taut_request_say_running(TAUT_CONTAINER(p, taut_loop, pulse), &now.stack, now.request,
+                                       sizeof now.request);
+    snprintf(now.cause + size, sizeof now.cause - size, ", in task '%s'%s%s", now.task,
+             now.request[0] != '\0' ? ", for " : "", now.request);
 }
 
 /* A handler that the interpreter has called, or one that the loop has. */
@@ -236,7 +242,7 @@ uint64_t taut_stall_capture(void *ctx, taut_stall *s) {
     if (w->runner_needed && (!now.have_stack || !now.stack.wanted_seen))
         return 0;
     find_cause(w, &t);
-    add_task(w->target.pulse);
+    add_task(w);
     now.end = now.have_stack && now.stack.wanted_seen ? now.stack.wanted_at : now.stack.count;
     find_call(&t);
     now.in_signal = find_signal(w->target.pulse);

@@ -17,6 +17,7 @@ typedef struct {
     uint64_t stack_hash;
     char cause[512];
     char task[TAUT_STALL_TASK_MAX]; /* the task's name; "" when none */
+    char request[200];              /* that it works for; "" when none is known */
     char state;                     /* of the loop's thread, as in /proc/self/task/N/stat */
     unsigned cpu, delay;            /* percent since the last sample with progress */
     int in_gc, in_signal;

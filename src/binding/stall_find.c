@@ -11,7 +11,9 @@
 #include "io/findings.h"
 
 #define now taut_stall_now
-#define VICTIMS_SIZE 600 /* of the evidence at most */
+#define VICTIMS_SIZE 600 /* of the evidence at most, ... */
+#define REQUESTS_SIZE 400
+#define TASKS_SIZE 250 /* ... and where requests are told of, too */
 
 typedef struct {
     char *text;
@@ -109,8 +111,11 @@ static void put_evidence(writer *w, const taut_stall_told *told, const taut_stal
     if (told->delay > 0)
         put(w, ", waiting for a free CPU %u %%", told->delay);
     put(w, "\n%s", told->task);
-    w->size +=
-        taut_victims_say(&told->victims, s->since_ns, s->now_ns, w->text + w->size, VICTIMS_SIZE);
+    size_t requests = taut_victims_say_requests(&told->victims, s->since_ns, s->now_ns,
+                                                w->text + w->size, REQUESTS_SIZE);
+    w->size += requests;
+    w->size += taut_victims_say(&told->victims, s->since_ns, s->now_ns, w->text + w->size,
+                                requests > 0 ? TASKS_SIZE : VICTIMS_SIZE);
     put_totals(w, told);
     put(w, "%s", told->stack);
 }
@@ -165,7 +170,10 @@ static uint64_t add(const taut_stall_verdict *v, const char *evidence) {
 
 static void note_task(taut_stall_told *told) {
     told->task[0] = '\0';
-    if (now.task[0] != '\0')
+    if (now.task[0] != '\0' && now.request[0] != '\0')
+        snprintf(told->task, sizeof told->task, "in task '%.60s', for %.190s\n", now.task,
+                 now.request);
+    else if (now.task[0] != '\0')
         snprintf(told->task, sizeof told->task, "in task '%.240s'\n", now.task);
 }
 

@@ -4,20 +4,23 @@
 #include <string.h>
 
 #include "binding/handle.h"
+#include "binding/request.h"
 #include "binding/stall.h"
-#include "binding/task.h"
 #include "binding/task_name.h"
+#include "io/routes.h"
 
 #define ENTRIES_MAX (1 << 16) /* a longer queue is stale memory */
 #define RESOLVED_MAX 200      /* what is asked whether it is a task's; the rest count as others */
 #define CHUNK 32
 #define PENDING_MAX 256
+#define ROUTES_SHOWN 6
 
 typedef struct {
     taut_peek peek;
     const taut_state *st;
     taut_victims *out;
     uint32_t resolved;
+    const void *running; /* the request whose step runs */
 } taker;
 
 static taut_stack texts; /* the watchdog's thread only */
@@ -52,6 +55,26 @@ static void list(taker *t, const void *task, uint64_t due_ns) {
     }
 }
 
+static void note_request(taker *t, const void *task, uint64_t due_ns) {
+    taut_victims *v = t->out;
+    taut_request r;
+    const void *at = taut_request_of_task(&t->peek, t->st, task, &r);
+    if (at == NULL || at == t->running)
+        return;
+    for (uint32_t i = 0; i < v->requests; i++) {
+        if (v->request[i].request != at)
+            continue;
+        if (due_ns < v->request[i].due_ns)
+            v->request[i].due_ns = due_ns;
+        return;
+    }
+    if (v->requests == TAUT_VICTIMS_REQUESTS_MAX)
+        return;
+    v->request[v->requests].request = at;
+    v->request[v->requests].due_ns = due_ns;
+    v->request[v->requests++].route = r.route;
+}
+
 /* The task that `called` is, or is a step of; NULL when none. */
 static const void *task_of(taker *t, const void *called) {
     const void *task;
@@ -71,6 +94,7 @@ static void take_entry(taker *t, const taut_entry *e) {
         return;
     }
     t->out->tasks++;
+    note_request(t, task, 0);
     list(t, task, 0);
 }
 
@@ -122,8 +146,10 @@ static void take_timer(taker *t, const taut_heap_item *item) {
     uint32_t i = t->out->due_count++;
     t->out->due[i].due_ns = item->key;
     t->out->due[i].is_task = task != NULL;
-    if (task != NULL)
+    if (task != NULL) {
+        note_request(t, task, item->key);
         list(t, task, item->key);
+    }
 }
 
 /* A heap's item comes before its four children. */
@@ -149,9 +175,13 @@ static void take_timers(taker *t, const taut_heap *at, uint64_t until_ns) {
 
 void taut_victims_take(const taut_loop *core, uint64_t until_ns, taut_victims *out) {
     taker t = {.st = TAUT_CONTAINER(core, const taut_pyloop, core)->st, .out = out};
-    out->tasks = out->others = out->due_count = out->listed = 0;
+    const void *current = atomic_load_explicit(&core->pulse.current, memory_order_relaxed), *task;
+    taut_request r;
+    out->tasks = out->others = out->due_count = out->listed = out->requests = 0;
     if (taut_peek_begin(&t.peek, TAUT_PEEK_VM) < 0)
         return;
+    if (current != NULL && taut_task_of(&t.peek, current, &task) == 0)
+        t.running = taut_request_of_task(&t.peek, t.st, task, &r);
     take_ready(&t, &core->ready);
     t.resolved = 0;
     take_timers(&t, &core->timers.heap, until_ns);
@@ -213,6 +243,62 @@ size_t taut_victims_say(const taut_victims *v, uint64_t since_ns, uint64_t now_n
     int n = snprintf(to, room, "delayed %s%s by up to %s", some, more, late);
     size_t size = (size_t)n;
     size += put_listed(v, since_ns, now_ns, to + size, room - size);
+    to[size++] = '\n';
+    to[size] = '\0';
+    return size;
+}
+
+typedef struct {
+    uint32_t count;
+    uint64_t longest_ns;
+} tally;
+
+/* The route with the most requests that is not told yet; -1: none is left. */
+static int most(const tally *by) {
+    int at = -1;
+    for (int i = 0; i <= TAUT_ROUTES_MAX; i++)
+        if (by[i].count > 0 && (at < 0 || by[i].count > by[at].count))
+            at = i;
+    return at;
+}
+
+static int put_route(char *to, size_t room, int route, const tally *of) {
+    char late[32];
+    taut_stall_say_duration(late, sizeof late, of->longest_ns);
+    if (route == TAUT_ROUTES_MAX)
+        return snprintf(to, room, "without a route yet %u (up to %s)", of->count, late);
+    const taut_route *r = taut_routes_at((unsigned)route);
+    return snprintf(to, room, "%s %s %u (up to %s)", r->method, r->path, of->count, late);
+}
+
+size_t taut_victims_say_requests(const taut_victims *v, uint64_t since_ns, uint64_t now_ns,
+                                 char *to, size_t room) {
+    tally by[TAUT_ROUTES_MAX + 1] = {{0}};
+    char one[TAUT_ROUTE_METHOD_MAX + TAUT_ROUTE_PATH_MAX + 64];
+    uint32_t left = 0;
+    for (uint32_t i = 0; i < v->requests; i++) {
+        if (v->request[i].due_ns >= now_ns)
+            continue;
+        tally *of = &by[v->request[i].route < 0 ? TAUT_ROUTES_MAX : v->request[i].route];
+        of->longest_ns = max_u64(of->longest_ns, now_ns - max_u64(v->request[i].due_ns, since_ns));
+        of->count++;
+        left++;
+    }
+    if (left == 0)
+        return 0;
+    size_t size = (size_t)snprintf(to, room, "delayed %u request%s", left, left > 1 ? "s" : "");
+    const char *before = ": ";
+    for (int shown = 0, at; shown < ROUTES_SHOWN && (at = most(by)) >= 0; shown++) {
+        int n = put_route(one, sizeof one, at, &by[at]);
+        if (size + (size_t)n + 48 > room)
+            break;
+        size += (size_t)snprintf(to + size, room - size, "%s%s", before, one);
+        left -= by[at].count;
+        by[at].count = 0;
+        before = ", ";
+    }
+    if (left > 0)
+        size += (size_t)snprintf(to + size, room - size, "%s%u of other routes", before, left);
     to[size++] = '\n';
     to[size] = '\0';
     return size;

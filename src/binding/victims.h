@@ -10,6 +10,7 @@
 
 #define TAUT_VICTIMS_LISTED 20
 #define TAUT_VICTIMS_DUE_MAX 128
+#define TAUT_VICTIMS_REQUESTS_MAX 256
 
 typedef struct {
     uint32_t tasks, others; /* in the ready queue */
@@ -24,6 +25,12 @@ typedef struct {
         int line;        /* where it was made; 0: unknown */
         char name[40], file[40];
     } at[TAUT_VICTIMS_LISTED];
+    uint32_t requests; /* that these tasks work for, but the one whose step is the stall */
+    struct {
+        const void *request; /* what it is known by, not to be looked into */
+        uint64_t due_ns;
+        int route; /* of io/routes.h, -1: not known yet */
+    } request[TAUT_VICTIMS_REQUESTS_MAX];
 } taut_victims;
 
 /* On the watchdog's thread, without the GIL. Timers up to `until_ns` are noted, so that a stall
@@ -33,5 +40,8 @@ void taut_victims_take(const taut_loop *core, uint64_t until_ns, taut_victims *o
  * to now_ns; nothing when there were none. Returns the size. */
 size_t taut_victims_say(const taut_victims *v, uint64_t since_ns, uint64_t now_ns, char *to,
                         size_t room);
+/* "delayed 3 requests: GET /items/{id} 2 (up to 0.4 s), ..." in the same way. */
+size_t taut_victims_say_requests(const taut_victims *v, uint64_t since_ns, uint64_t now_ns,
+                                 char *to, size_t room);
 
 #endif

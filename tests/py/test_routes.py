@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import json
+import os
 import time
 import weakref
 from typing import Any
@@ -12,10 +14,13 @@ from typing import Any
 import pytest
 from loops import until
 from programs import Python, python  # noqa: F401
-from taut import _core, doctor
+from taut import _core, _listing, doctor
 
 import taut
 
+pytestmark = pytest.mark.skipif(
+    os.environ.get("TAUT_TASKS") == "stdlib", reason="asyncio's tasks do not know their request"
+)
 LIMIT_S = 30
 STALL_S = 0.12
 _numbers = itertools.count(1)
@@ -141,6 +146,79 @@ def test_a_stall_in_one_route_has_victims_in_the_others() -> None:
     assert of(ready)["lag_longest"] >= STALL_S - 0.05
     assert of(timed)["lag_seconds"] >= of(timed)["delayed_seconds"] >= 2 * 0.05
     assert of(ready)["stalls"] == of(timed)["stalls"] == 0
+
+
+def test_a_finding_says_which_requests_it_delays() -> None:
+    slow, ready, timed = fresh("slow"), fresh("ready"), fresh("timed")
+
+    @doctor.asgi
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == slow:
+            scope["route"] = type("Route", (), {"path": slow + "/{id}"})
+            await asyncio.create_task(stalls())
+        elif scope["path"] == ready:
+            while not over:
+                await asyncio.sleep(0)
+        else:
+            scope["route"] = type("Route", (), {"path": timed + "/{id}"})
+            await asyncio.sleep(0.05)
+
+    over: list[bool] = []
+
+    async def stalls() -> None:
+        await asyncio.sleep(0.01)
+        time.sleep(3 * STALL_S)  # blocks: the case
+        over.append(True)
+
+    def finding() -> doctor.Finding | None:
+        found = [f for f in doctor.findings("blocking-call") if f.function.endswith("stalls")]
+        return found[0] if found and found[0].state == "over" else None
+
+    async def main() -> None:
+        asyncio.get_running_loop().stall_threshold = 0.05
+        await asyncio.gather(*(call(app, scope_of(p)) for p in (slow, ready, timed, timed)))
+        await until(lambda: finding() is not None, "the finding")
+
+    _core.findings_clear()
+    run(main())
+    found = finding()
+    assert found is not None
+    (where,) = [line for line in found.evidence if line.startswith("in task")]
+    assert where.endswith(f", for GET {slow}/{{id}}")
+    told, _ = (line for line in found.evidence if line.startswith("delayed"))
+    assert told.startswith(f"delayed 3 requests: GET {timed}/{{id}} 2 (up to "), told
+    assert f"), GET {ready} 1 (up to " in told or "), without a route yet 1 (up to " in told, told
+    _core.findings_clear()
+
+
+@pytest.mark.parametrize("direct", [True, False], ids=["live", "from memory"])
+def test_tasks_are_listed_with_their_requests(direct: bool) -> None:
+    path = fresh()
+    assert _listing.enable()
+
+    def listed() -> dict[str, str | None]:
+        tasks = json.loads(_core.listing_tasks(direct))
+        return {task["name"]: task.get("request") for task in tasks}
+
+    @doctor.asgi
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        asyncio.current_task().set_name("mine")  # type: ignore[union-attr]
+        assert listed()["mine"] == "GET /raw/5"
+        await asyncio.sleep(0)
+        scope["route"] = type("Route", (), {"path": path + "/{id}"})
+        await asyncio.sleep(0)
+        await asyncio.create_task(inner(), name="inner")
+
+    async def inner() -> None:
+        assert listed()["mine"] == listed()["inner"] == f"GET {path}/{{id}}"
+        assert listed()["outer"] is None
+
+    run(asyncio.wait_for(named(call(app, scope_of("/raw/5"))), LIMIT_S))
+
+
+async def named(what: Any) -> None:
+    asyncio.current_task().set_name("outer")  # type: ignore[union-attr]
+    await what
 
 
 def test_what_a_request_makes_itself_wait_for_is_no_lag() -> None:

@@ -67,6 +67,8 @@ def _line(task: Json, cwd: str) -> str:
     parts = [_state(task), f"at {_waits(task, cwd)}"]
     if task["on"] is not None and _object(task["on"]):
         parts.append(f"for {_object(task['on'])} {task['on']['id']}")
+    if task.get("request") is not None:
+        parts.append(f"request {task['request']}")
     if task["created"] is not None:
         parts.append(f"made at {_place(task['created'], cwd)}")
     if task.get("age") is not None:
