@@ -10,6 +10,7 @@
 #include <sys/prctl.h>
 
 #include "io/private_fds.h"
+#include "io/stall_sites.h"
 #include "io/sys.h"
 
 #define TICK_MIN_NS TAUT_NS_PER_MS
@@ -18,20 +19,6 @@
 #define PARK_FALLBACK_NS (100 * TAUT_NS_PER_MS) /* without membarrier a wake-up may be missed */
 #define WAIT_FDS_MAX 16
 #define STACK_SIZE (256 * 1024)
-#define SITES_MAX 64
-#define SITE_QUIET_NS TAUT_NS_PER_S /* between two reports of a site: doubles from here ... */
-#define SITE_QUIET_MAX_NS (600 * TAUT_NS_PER_S) /* ... to here */
-#define SITE_FORGET_NS (3600 * TAUT_NS_PER_S)   /* after which it is as good as new */
-#define SITE_OVER_NS (60 * TAUT_NS_PER_S) /* kept quiet for so long: nothing seems to follow */
-
-typedef struct {
-    uint64_t hash; /* 0: free */
-    uint64_t shown_ns, quiet_ns;
-    uint64_t longest_shown_ns;
-    uint64_t unshown, longest_unshown_ns;
-    char label[TAUT_STALL_LABEL_MAX];
-} site;
-
 static struct {
     pthread_mutex_t lock;
     pthread_cond_t idle; /* `busy` was cleared, or the thread has begun */
@@ -46,7 +33,7 @@ static struct {
     uint64_t wake_ns;   /* when a sleep that is no parking ends */
     uint64_t active_ns; /* when some target was last seen at work */
     uint64_t exam_ns;   /* when an examination is due although nobody works */
-    site sites[SITES_MAX];
+    taut_stall_sites sites;
 } dog = {.nudge_fd = -1, .lock = PTHREAD_MUTEX_INITIALIZER, .idle = PTHREAD_COND_INITIALIZER};
 
 static uint64_t min_u64(uint64_t a, uint64_t b) {
@@ -54,48 +41,6 @@ static uint64_t min_u64(uint64_t a, uint64_t b) {
 }
 static uint64_t max_u64(uint64_t a, uint64_t b) {
     return a > b ? a : b;
-}
-
-/* ---- sites: who may speak ---- */
-
-static site *site_find(uint64_t hash) {
-    for (int i = 0; i < SITES_MAX; i++)
-        if (dog.sites[i].hash == hash)
-            return &dog.sites[i];
-    return NULL;
-}
-
-static site *site_take(uint64_t hash, const char *label) {
-    site *s = site_find(hash);
-    if (s == NULL && (s = site_find(0)) == NULL) {
-        s = &dog.sites[0];
-        for (int i = 1; i < SITES_MAX; i++)
-            if (dog.sites[i].shown_ns < s->shown_ns)
-                s = &dog.sites[i];
-        s->hash = 0;
-    }
-    if (s->hash == 0)
-        *s = (site){.hash = hash};
-    memcpy(s->label, label, sizeof s->label);
-    return s;
-}
-
-/* A site that is new always speaks; after that less and less often, unless it got much worse. */
-static int site_may_speak(const site *s, uint64_t now, uint64_t lasted) {
-    return s->shown_ns == 0 || now - s->shown_ns >= s->quiet_ns ||
-           lasted / 4 >= max_u64(s->longest_shown_ns, 1);
-}
-
-static uint64_t site_speaks(site *s, uint64_t now, uint64_t lasted) {
-    uint64_t unshown = s->unshown;
-    if (s->shown_ns == 0 || now - s->shown_ns > SITE_FORGET_NS)
-        s->quiet_ns = SITE_QUIET_NS;
-    else
-        s->quiet_ns = min_u64(s->quiet_ns * 2, SITE_QUIET_MAX_NS);
-    s->shown_ns = now;
-    s->longest_shown_ns = max_u64(s->longest_shown_ns, lasted);
-    s->unshown = s->longest_unshown_ns = 0;
-    return unshown;
 }
 
 /* ---- one target; called with the lock held ---- */
@@ -114,7 +59,7 @@ static void op_end(void) {
 /* Counts the stall that is over. 1: it was reported, so its end must be as well. */
 static int stall_close(taut_watchdog_target *t, uint64_t now) {
     uint64_t lasted = now - t->stall.since_ns;
-    site *s = site_find(t->stall.site);
+    taut_stall_spot *s = taut_stall_sites_find(&dog.sites, t->stall.site);
     int tell = t->reported;
     t->in_stall = t->reported = 0;
     t->stall.now_ns = now;
@@ -124,12 +69,8 @@ static int stall_close(taut_watchdog_target *t, uint64_t now) {
         atomic_store_explicit(&t->pulse->stall_longest_ns, lasted, memory_order_relaxed);
     if (tell)
         memcpy(t->stall.label, t->first_label, sizeof t->stall.label);
-    if (s != NULL && tell) {
-        s->longest_shown_ns = max_u64(s->longest_shown_ns, lasted);
-    } else if (s != NULL) {
-        s->unshown++;
-        s->longest_unshown_ns = max_u64(s->longest_unshown_ns, lasted);
-    }
+    if (s != NULL)
+        taut_stall_site_over(s, lasted, tell);
     return tell;
 }
 
@@ -180,10 +121,11 @@ static int stall_report(taut_watchdog_target *t, uint64_t now, uint64_t threshol
         t->ops->noted(t->ctx, &t->stall);
         op_end();
     }
-    site *s = site_take(hash, t->stall.label);
-    if (t->reported || site_may_speak(s, now, now - t->stall.since_ns)) {
+    uint64_t lasted = now - t->stall.since_ns;
+    taut_stall_spot *s = taut_stall_sites_take(&dog.sites, hash, t->stall.label);
+    if (t->reported || taut_stall_site_may_speak(s, now, lasted)) {
         if (!t->reported || s->shown_ns == 0)
-            unshown = site_speaks(s, now, now - t->stall.since_ns);
+            unshown = taut_stall_site_speaks(s, now, lasted);
         if (!t->reported)
             memcpy(t->first_label, t->stall.label, sizeof t->first_label);
         t->reported = 1;
@@ -384,20 +326,16 @@ static void park(void) {
 /* Tells about one site that kept quiet for long, or with `all` about any. 0: there is none. */
 static int tell_unshown(const taut_watchdog_target *t, uint64_t now, int all) {
     char label[TAUT_STALL_LABEL_MAX];
-    for (int i = 0; i < SITES_MAX; i++) {
-        site *s = &dog.sites[i];
-        if (s->hash == 0 || s->unshown == 0 ||
-            (!all && now - s->shown_ns < max_u64(s->quiet_ns, SITE_OVER_NS)))
-            continue;
-        uint64_t longest = s->longest_unshown_ns;
-        memcpy(label, s->label, sizeof label);
-        uint64_t count = site_speaks(s, now, longest);
-        pthread_mutex_unlock(&dog.lock);
-        t->ops->unshown(t->ctx, label, count, longest);
-        pthread_mutex_lock(&dog.lock);
-        return 1;
-    }
-    return 0;
+    taut_stall_spot *s = taut_stall_sites_quiet(&dog.sites, now, all);
+    if (s == NULL)
+        return 0;
+    uint64_t longest = s->longest_unshown_ns;
+    memcpy(label, s->label, sizeof label);
+    uint64_t count = taut_stall_site_speaks(s, now, longest);
+    pthread_mutex_unlock(&dog.lock);
+    t->ops->unshown(t->ctx, label, count, longest);
+    pthread_mutex_lock(&dog.lock);
+    return 1;
 }
 
 static void tell_quiet_sites(uint64_t now) {
@@ -477,7 +415,7 @@ static void fork_child(void) {
     dog.busy = NULL;
     dog.thread_live = dog.stopping = dog.parked = 0;
     atomic_store(&dog.thread_id, 0);
-    memset(dog.sites, 0, sizeof dog.sites);
+    memset(&dog.sites, 0, sizeof dog.sites);
 }
 
 /* Until the thread has left the process's fd table it opens fds there for a moment, and may take

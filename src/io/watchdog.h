@@ -12,9 +12,8 @@
 
 #include "base/list.h"
 #include "io/pulse.h"
+#include "io/stall_sites.h"
 #include "base/assert.h"
-
-#define TAUT_STALL_LABEL_MAX 320
 
 typedef struct {
     uint64_t since_ns; /* when progress was last seen */
