@@ -114,6 +114,10 @@ static PyMethodDef module_methods[] = {
     {"task_is_lost", taut_task_is_lost, METH_O,
      "task_is_lost(task, /) -> bool\n\nWhether nobody but the task itself refers, in whatever "
      "roundabout way, to the future that it waits for; for waiting Tasks of taut's own."},
+    {"task_is_unkept", taut_task_is_unkept, METH_O,
+     "task_is_unkept(ref, /) -> bool\n\nWhether the garbage collector may take the waiting Task of "
+     "this weak reference: only weak references lead to what it waits for. The caller must not "
+     "refer to the Task."},
     {"tasks_waiting", taut_tasks_waiting, METH_VARARGS,
      "tasks_waiting(loop, seconds, /) -> list\n\nThe Tasks of taut's own and of this loop that "
      "have waited so long."},

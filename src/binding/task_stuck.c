@@ -1,7 +1,7 @@
-/* Whether anybody can still wake a task: trial deletion, as the cyclic collector does it, over what
- * the task's own frames reach. What is referred to from there alone cannot be come by from anywhere
- * else. Whatever is not followed (modules, types, other tasks, too many objects) counts as somebody
- * else: a doubt is no finding. */
+/* Whether anybody can still wake a task, and whether anybody keeps it: trial deletion, as the
+ * cyclic collector does it, over what the task's own frames reach. What is referred to from there
+ * alone cannot be come by from anywhere else. Whatever is not followed (modules, types, other
+ * tasks, too many objects) counts as somebody else: a doubt is no finding. */
 #include "binding/task_stuck.h"
 
 #include "base/mem.h"
@@ -11,6 +11,7 @@
 
 #define OBJECTS_MAX 4096
 #define SLOTS (4 * OBJECTS_MAX)
+#define REFERENCES_MAX 8
 
 typedef struct {
     PyObject *object;
@@ -20,6 +21,7 @@ typedef struct {
 
 typedef struct {
     taut_state *st;
+    PyObject *task; /* followed, unlike others; NULL: none is */
     node nodes[OBJECTS_MAX];
     uint16_t slots[SLOTS]; /* 1 + the index in nodes */
     uint16_t work[OBJECTS_MAX];
@@ -41,7 +43,7 @@ static int has_weakrefs(PyObject *object) {
 
 static int is_followed(const graph *g, PyObject *object) {
     return !PyType_Check(object) && !PyModule_Check(object) &&
-           !PyObject_TypeCheck(object, (PyTypeObject *)g->st->task_type) &&
+           (object == g->task || !PyObject_TypeCheck(object, (PyTypeObject *)g->st->task_type)) &&
            !PyObject_TypeCheck(object, g->st->loop_type) && !PyCode_Check(object);
 }
 
@@ -95,47 +97,113 @@ static int reach(PyObject *object, void *arg) {
     return 0;
 }
 
-/* Whether others than the task reach `future`: all that is known of `coro`, the task's coroutine,
- * and of `future` is that the task refers to each of them once. */
-static int is_reached_by_others(graph *g, PyObject *coro, PyObject *future) {
-    (void)node_add(coro, g);
-    (void)node_add(future, g);
+/* What the nodes that were added refer to, and what is known of who refers to them. */
+static void grow(graph *g) {
     while (g->work_count > 0)
         visit_of(g->nodes[g->work[--g->work_count]].object, node_add, g);
     for (int i = 0; i < g->count; i++)
         if (g->nodes[i].is_followed)
             visit_of(g->nodes[i].object, explain, g);
-    (void)explain(coro, g);
-    (void)explain(future, g);
-    for (int i = 0; i < g->count; i++) {
-        node *n = &g->nodes[i];
-        int others = n->outside > 0 || (n->object != coro && has_weakrefs(n->object));
-        if (others && n->is_followed)
-            (void)reach(n->object, g);
-    }
-    while (g->work_count > 0)
-        visit_of(g->nodes[g->work[--g->work_count]].object, reach, g);
-    const node *f = &g->nodes[*slot_of(g, future) - 1];
-    return f->is_reached;
 }
 
-PyObject *taut_task_is_lost(PyObject *module, PyObject *task) {
-    taut_state *st = taut_state_of(module);
-    if (st->own.task_type == NULL || !PyObject_TypeCheck(task, st->own.task_type))
-        Py_RETURN_FALSE;
-    taut_aio_task *a = &((taut_task *)task)->aio;
-    if (a->waiter == NULL || a->coro == NULL ||
-        PyObject_TypeCheck(a->waiter, (PyTypeObject *)st->task_type))
-        Py_RETURN_FALSE;
+static void reach_all(graph *g) {
+    while (g->work_count > 0)
+        visit_of(g->nodes[g->work[--g->work_count]].object, reach, g);
+}
+
+static void reach_from_outside(graph *g) {
+    for (int i = 0; i < g->count; i++)
+        if (g->nodes[i].outside > 0 && g->nodes[i].is_followed)
+            (void)reach(g->nodes[i].object, g);
+    reach_all(g);
+}
+
+/* Through weak references, but for those to the task and its coroutine: who has these, has not got
+ * what they wait for. */
+static void reach_weakly(graph *g, const PyObject *coro) {
+    for (int i = 0; i < g->count; i++) {
+        const node *n = &g->nodes[i];
+        if (n->is_followed && n->object != coro && n->object != g->task && has_weakrefs(n->object))
+            (void)reach(n->object, g);
+    }
+    reach_all(g);
+}
+
+static int is_reached(graph *g, const PyObject *object) {
+    uint16_t at = *slot_of(g, object);
+    return at == 0 || g->nodes[at - 1].is_reached;
+}
+
+static graph *graph_new(taut_state *st) {
     graph *g = taut_malloc(sizeof *g);
     if (g == NULL)
-        Py_RETURN_FALSE;
+        return NULL;
     memset(g->slots, 0, sizeof g->slots);
     g->st = st;
+    g->task = NULL;
     g->count = g->work_count = 0;
-    int reached = is_reached_by_others(g, a->coro, a->waiter);
+    return g;
+}
+
+/* NULL when it is not one of ours, or waits for no future. */
+static taut_aio_task *waiting_task(taut_state *st, PyObject *task) {
+    if (task == NULL || st->own.task_type == NULL || !PyObject_TypeCheck(task, st->own.task_type))
+        return NULL;
+    taut_aio_task *a = &((taut_task *)task)->aio;
+    int waits = a->waiter != NULL && a->coro != NULL &&
+                !PyObject_TypeCheck(a->waiter, (PyTypeObject *)st->task_type);
+    return waits ? a : NULL;
+}
+
+/* All that is known at first of the coroutine and of the future is that the task refers to each of
+ * them once. */
+PyObject *taut_task_is_lost(PyObject *module, PyObject *task) {
+    taut_state *st = taut_state_of(module);
+    taut_aio_task *a = waiting_task(st, task);
+    graph *g = a == NULL ? NULL : graph_new(st);
+    if (g == NULL)
+        Py_RETURN_FALSE;
+    (void)node_add(a->coro, g);
+    (void)node_add(a->waiter, g);
+    grow(g);
+    (void)explain(a->coro, g);
+    (void)explain(a->waiter, g);
+    reach_from_outside(g);
+    reach_weakly(g, a->coro);
+    int reached = is_reached(g, a->waiter);
     taut_free(g);
     return PyBool_FromLong(!reached);
+}
+
+static int is_unkept(taut_state *st, PyObject *task) {
+    taut_aio_task *a = waiting_task(st, task);
+    /* Ours, the future's that wakes it, and what its own frames may have. */
+    if (a == NULL || Py_REFCNT(task) > REFERENCES_MAX)
+        return 0;
+    graph *g = graph_new(st);
+    if (g == NULL)
+        return 0;
+    g->task = task;
+    (void)node_add(task, g);
+    grow(g);
+    (void)explain(task, g); /* ours */
+    reach_from_outside(g);
+    int unkept = !is_reached(g, task);
+    reach_weakly(g, a->coro);
+    unkept &= is_reached(g, a->waiter);
+    taut_free(g);
+    return unkept;
+}
+
+PyObject *taut_task_is_unkept(PyObject *module, PyObject *ref) {
+    if (!PyWeakref_CheckRef(ref)) {
+        PyErr_Format(PyExc_TypeError, "ref must be a weak reference, not %R", ref);
+        return NULL;
+    }
+    PyObject *task = taut_weakref_get(ref);
+    int unkept = task != NULL && is_unkept(taut_state_of(module), task);
+    Py_XDECREF(task);
+    return PyBool_FromLong(unkept);
 }
 
 PyObject *taut_tasks_waiting(PyObject *module, PyObject *args) {

@@ -22,6 +22,10 @@ void taut_stuck_tell(taut_stuck *s, taut_pyloop *lp);
 /* The module's task_is_lost(task) -> bool: whether nobody but the task itself refers, in whatever
  * roundabout way, to the future that it waits for. Looks at 4096 objects at most, makes none. */
 PyObject *taut_task_is_lost(PyObject *module, PyObject *task);
+/* task_is_unkept(ref) -> bool: whether the collector may take the task of this weak reference any
+ * time, although somebody might still wake it: only weak references lead to what it waits for. Who
+ * asks may have no reference to the task. As much work as the former, for few tasks. */
+PyObject *taut_task_is_unkept(PyObject *module, PyObject *ref);
 /* tasks_waiting(loop, seconds) -> list: tasks of ours, of this loop, that have waited so long. */
 PyObject *taut_tasks_waiting(PyObject *module, PyObject *args);
 

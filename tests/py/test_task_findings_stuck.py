@@ -6,6 +6,7 @@ import asyncio
 import gc
 import signal
 import socket
+import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -237,6 +238,114 @@ def test_nobody_else_has_it(
         await end(task)
 
     play(main())
+
+
+class Subscription:
+    def __init__(self) -> None:
+        self.news = asyncio.Queue[str]()
+
+    async def run(self) -> None:
+        while True:
+            await self.news.get()
+
+
+def test_a_task_that_nobody_keeps() -> None:
+    async def main() -> None:
+        known: weakref.WeakSet[Subscription] = weakref.WeakSet()
+
+        def subscribe() -> None:
+            subscription = Subscription()
+            known.add(subscription)
+            asyncio.create_task(subscription.run(), name="forgotten")  # made
+
+        gc.disable()  # it would take it
+        try:
+            subscribe()
+            await turns()
+            examiner = _deadlock.Examiner()
+            (finding,) = examine(examiner)
+            assert finding.code == "task-unreferenced"
+            assert blamed(finding, "made")
+            assert finding.cause.startswith("Task 'forgotten' is kept by nobody")
+            assert any("in Subscription.run" in line for line in finding.evidence)
+            assert finding.state == "ongoing" and len(known) == 1
+        finally:
+            gc.enable()
+        gc.collect()
+        assert len(known) == 0
+        await found("task-destroyed-pending")  # it was right
+        examine(examiner)
+        assert [f.state for f in doctor.findings("task-unreferenced")] == ["over"]
+
+    play(main())
+
+
+@pytest.mark.parametrize("kept", ["task", "what it waits for", "what would wake it", "itself"])
+def test_a_task_that_somebody_keeps(kept: str) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        known: weakref.WeakSet[Subscription] = weakref.WeakSet()
+        keeps: list[Any] = []
+
+        async def keep_itself(subscription: Subscription) -> None:
+            keeps.append(asyncio.current_task())
+            await subscription.run()
+
+        def subscribe() -> None:
+            subscription = Subscription()
+            known.add(subscription)
+            if kept == "itself":
+                asyncio.create_task(keep_itself(subscription), name="served")
+                return
+            task = asyncio.create_task(subscription.run(), name="served")
+            if kept == "task":
+                keeps.append(task)
+            elif kept == "what it waits for":
+                keeps.append(subscription)
+            else:
+                news = subscription.news
+                keeps.append(loop.call_later(60, lambda: news.put_nowait("late")))
+
+        subscribe()
+        await turns()
+        assert examine() == []
+        gc.collect()
+        assert len(known) == 1
+        (task,) = (one for one in asyncio.all_tasks() if one.get_name() == "served")
+        if kept == "what would wake it":
+            keeps[0].cancel()
+        await end(task)
+
+    play(main())
+
+
+def test_a_task_known_to_its_own_frames_alone() -> None:
+    async def main() -> None:
+        known: weakref.WeakSet[Subscription] = weakref.WeakSet()
+
+        async def run(subscription: Subscription) -> None:
+            me = asyncio.current_task()
+            known.add(subscription)
+            await subscription.run()
+            assert me is not None
+
+        gc.disable()
+        try:
+            asyncio.create_task(run(Subscription()))
+            await turns()
+            assert [finding.code for finding in examine()] == ["task-unreferenced"]
+        finally:
+            gc.enable()
+        gc.collect()
+        assert len(known) == 0
+
+    play(main())
+
+
+def test_what_is_no_reference_to_a_task() -> None:
+    with pytest.raises(TypeError, match="weak reference"):
+        _core.task_is_unkept(asyncio)
+    assert not _core.task_is_unkept(weakref.ref(Subscription))
 
 
 def test_what_somebody_can_still_bring() -> None:

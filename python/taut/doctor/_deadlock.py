@@ -1,4 +1,4 @@
-"""Tasks that wait for each other, or for what nobody can bring any more.
+"""Tasks that wait for each other, for what nobody can bring any more, or that nobody keeps.
 
 Each wait is looked at once, when it has lasted for two seconds. Who holds a lock is read from the
 suspended frames: `async with lock:` keeps the bound `__aexit__` on the frame's stack until its body
@@ -193,6 +193,7 @@ class Examiner:
         self._known: dict[int, _Wait] = {}  # by the task's id
         self._holders: dict[int, int] = {}  # id of a lock: of the task that is within it
         self._todo: deque[weakref.ref[Any]] = deque()
+        self._unkept: deque[weakref.ref[Any]] = deque(maxlen=_KNOWN_MAX)
         self._again: deque[tuple[weakref.ref[Any], int]] = deque(maxlen=_AGAIN_MAX)
         self._ongoing: list[tuple[int, weakref.ref[Any], int]] = []
 
@@ -201,9 +202,15 @@ class Examiner:
 
         Returns whether there is more to do.
         """
-        self._todo.extend(weakref.ref(task) for task in began)
-        self._see_what_is_over()
         end = perf_counter() + _SLICE_S
+        while self._unkept and perf_counter() < end:
+            ref = self._unkept.popleft()
+            if _core.task_is_unkept(ref):
+                self._tell_unkept(ref())
+        for task in began:
+            self._todo.append(weakref.ref(task))
+            self._unkept.append(self._todo[-1])  # for the next time: now the caller has them
+        self._see_what_is_over()
         if self._again:
             ref, waiter = self._again.popleft()
             task = ref()
@@ -213,7 +220,7 @@ class Examiner:
             task = self._todo.popleft()()
             if task is not None and task._fut_waiter is not None and not task.done():
                 self._look(task)
-        return bool(self._todo)
+        return bool(self._todo or self._unkept)
 
     @property
     def is_busy(self) -> bool:
@@ -324,6 +331,30 @@ class Examiner:
             "asyncio.timeout(5): await future`.",
             [
                 f"awaited: {_blame.text(subject)}",
+                *([f"created at {made}"] if made else []),
+                *stack_lines(waits, "it waits at"),
+            ],
+            "ongoing",
+        )
+        self._lasts(number, task)
+
+    # ---- tasks that nobody keeps -----------------------------------------------------------------
+
+    def _tell_unkept(self, task: Any) -> None:
+        if task is None:
+            return
+        made = _blame.created_at(task)
+        waits = _blame.waits_at(task)
+        inner = _blame.innermost(waits)
+        place = inner if made is None or (_blame.is_library(made.file) and inner) else made
+        number = add(
+            "task-unreferenced", place,
+            f"{subject_of(task)} is kept by nobody while it waits: only weak references lead to "
+            "what it waits for, and the next run of the garbage collector may take both.",
+            "Keep the task until it is done: `tasks.add(task); "
+            "task.add_done_callback(tasks.discard)`, or start it in a group that does: `async with "
+            "asyncio.TaskGroup() as group: group.create_task(work())`.",
+            [
                 *([f"created at {made}"] if made else []),
                 *stack_lines(waits, "it waits at"),
             ],
