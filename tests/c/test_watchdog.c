@@ -163,23 +163,37 @@ static void examined_though_not_watched(void) {
     taut_watchdog_remove(&f.target);
 }
 
-static void moving_loop_is_no_stall(void) {
-    fake f;
-    fake_start(&f, 40 * MS);
-    for (int how = 0; how < 3; how++) {
-        taut_pulse_phase(&f.pulse, how == 2 ? TAUT_PHASE_POLLING : TAUT_PHASE_RUNNING);
-        uint64_t end = taut_clock_now_ns() + 200 * MS;
-        while (taut_clock_now_ns() < end) {
-            if (how == 0)
-                taut_pulse_step(&f.pulse, &f); /* busy with many short entries */
-            else if (how == 1)
-                f.hidden++;
-            usleep(100);
-        }
+/* The longest that this thread went without a CPU. */
+static uint64_t move_for(fake *f, int how, uint64_t duration_ns) {
+    uint64_t before = taut_clock_now_ns(), end = before + duration_ns, longest = 0;
+    taut_pulse_phase(&f->pulse, how == 2 ? TAUT_PHASE_POLLING : TAUT_PHASE_RUNNING);
+    while (before < end) {
+        if (how == 0)
+            taut_pulse_step(&f->pulse, f); /* busy with many short entries */
+        else if (how == 1)
+            f->hidden++;
+        usleep(100);
+        uint64_t now = taut_clock_now_ns();
+        longest = now - before > longest ? now - before : longest;
+        before = now;
     }
-    CHECK_EQ(f.captures, 0);
-    taut_watchdog_remove(&f.target);
-    CHECK_EQ(f.target.stalls, 0);
+    return longest;
+}
+
+static void moving_loop_is_no_stall(void) {
+    uint64_t longest = 0, end = taut_clock_now_ns() + DEADLINE_NS;
+    fake f;
+    do { /* a host that lets it stand still for long makes a stall of it, rightly */
+        fake_start(&f, 40 * MS);
+        longest = 0;
+        for (int how = 0; how < 3; how++) {
+            uint64_t gap = move_for(&f, how, 200 * MS);
+            longest = gap > longest ? gap : longest;
+        }
+        taut_watchdog_remove(&f.target);
+    } while (longest > 15 * MS && taut_clock_now_ns() < end);
+    CHECK(longest > 15 * MS || f.captures == 0);
+    CHECK(longest > 15 * MS || f.target.stalls == 0);
 }
 
 static void unsure_phase_is_asked_about(void) {
