@@ -18,6 +18,7 @@ usage: taut run [options] script.py [args ...]
        taut run [options] -m module [args ...]
        taut ps|doctor|stack [PID] [--json]
        taut doctor --log [--since TIME] [--json]
+       taut dump [PID] [-o FILE]
        taut cancel PID TASK [--json]
        taut --version | --help
 
@@ -42,11 +43,12 @@ runs a taut loop (see taut ps --help, taut doctor --help, ...):
   taut ps        its tasks, as a tree by who waits for whom
   taut doctor    what is wrong in it; exit status 1 if anything is
   taut stack     the Python stacks of all its threads and tasks
+  taut dump      what its loops did last, as a trace for ui.perfetto.dev
   taut cancel    ask one of its tasks to cancel
   taut doctor --log   what all processes of this user have found so far
 """
 
-_ASKING = ("ps", "doctor", "stack", "cancel")
+_ASKING = ("ps", "doctor", "stack", "dump", "cancel")
 _STALL = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(us|ms|s)?", re.ASCII)
 
 

@@ -1,9 +1,11 @@
 /* What the console's thread answers. Without the GIL: nothing of the interpreter is called. */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "binding/console_private.h"
+#include "binding/trace.h"
 #include "io/findings.h"
 
 static void put_field(taut_json_out *w, const char *key, const char *text) {
@@ -86,8 +88,24 @@ static void put_cancel(taut_json_out *w, const char *text) {
     put_field(w, "result", said[taut_console_ask_cancel(task, name)]);
 }
 
-int taut_console_answer(const char *request, taut_buf *out) {
+static int dump_more(void *ctx, taut_buf *out) {
+    return taut_trace_more(ctx, out);
+}
+static void dump_free(void *ctx) {
+    taut_trace_free(ctx);
+}
+static int dump_begin(taut_console_rest *rest) {
+    taut_trace *trace = taut_trace_begin();
+    if (trace == NULL)
+        return -ENOMEM;
+    *rest = (taut_console_rest){.more = dump_more, .free = dump_free, .ctx = trace};
+    return 0;
+}
+
+int taut_console_answer(const char *request, taut_buf *out, taut_console_rest *rest) {
     taut_json_out w;
+    if (strcmp(request, "dump") == 0)
+        return dump_begin(rest);
     taut_json_out_init(&w, out);
     taut_json_out_open(&w, '{');
     put_head(&w);

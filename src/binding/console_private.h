@@ -4,6 +4,7 @@
 
 #include "binding/console.h"
 #include "binding/listing.h"
+#include "io/console.h"
 
 enum taut_cancel_state {
     TAUT_CANCEL_FREE = 0,
@@ -26,6 +27,6 @@ enum taut_cancel_state taut_console_ask_cancel(const void *task, const char *nam
 void taut_console_put_loops(taut_json_out *w);
 
 /* console_answer.c: one request, see io/console.h. */
-int taut_console_answer(const char *request, taut_buf *out);
+int taut_console_answer(const char *request, taut_buf *out, taut_console_rest *rest);
 
 #endif

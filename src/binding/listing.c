@@ -330,7 +330,8 @@ static int read_number(taut_listing *l, const void *object, unsigned long *numbe
 #endif
 }
 
-static void put_name(taut_listing *l, taut_json_out *w, const void *name) {
+/* A task's name, or NULL; valid until anything else is read. */
+static const char *name_text(taut_listing *l, const void *name, char number_text[32]) {
     unsigned long number;
     uint32_t size = l->arena.text_size, at;
     if (sizeof l->arena.text - size < 4 * NAME_CHARS_MAX + 1) {
@@ -338,16 +339,22 @@ static void put_name(taut_listing *l, taut_json_out *w, const void *name) {
         size = l->arena.text_size;
     }
     if (name != NULL && read_number(l, name, &number)) {
-        char text[32];
-        snprintf(text, sizeof text, "Task-%lu", number);
-        taut_json_out_text(w, text);
-    } else if (name != NULL &&
-               taut_frames_copy_str(&l->peek, name, NAME_CHARS_MAX, &l->arena, &at) == 0) {
-        taut_json_out_text(w, l->arena.text + at);
-    } else {
-        taut_json_out_null(w);
+        snprintf(number_text, 32, "Task-%lu", number);
+        return number_text;
     }
+    if (name == NULL || taut_frames_copy_str(&l->peek, name, NAME_CHARS_MAX, &l->arena, &at) < 0)
+        return NULL;
     l->arena.text_size = size; /* names are not kept */
+    return l->arena.text + at;
+}
+
+static void put_name(taut_listing *l, taut_json_out *w, const void *name) {
+    char number[32];
+    const char *text = name_text(l, name, number);
+    if (text != NULL)
+        taut_json_out_text(w, text);
+    else
+        taut_json_out_null(w);
 }
 
 static void put_created(taut_listing *l, taut_json_out *w, const taut_task *t) {
@@ -435,18 +442,70 @@ static void put_task(taut_listing *l, taut_json_out *w, const void *task, const 
     taut_json_out_close(w, '}');
 }
 
-int taut_listing_task(taut_listing *l, taut_json_out *w, const void *task) {
+int taut_listing_read_task(taut_listing *l, const void *task, taut_task *out) {
     const taut_state *st = taut_listing_now.st;
-    taut_task t;
-    memset(&t, 0, sizeof t);
-    if (taut_peek_read(&l->peek, &t.aio, task, sizeof t.aio) < 0)
+    memset(out, 0, sizeof *out);
+    if (taut_peek_read(&l->peek, &out->aio, task, sizeof out->aio) < 0)
         return 0;
-    const void *type = Py_TYPE((PyObject *)&t);
+    const void *type = Py_TYPE((PyObject *)out);
     int own = is_subtype(l, type, st->own.task_type);
-    if ((!own && !is_subtype(l, type, st->task_type)) ||
-        (own && taut_peek_read(&l->peek, &t, task, sizeof t) < 0) ||
-        t.aio.fut.state != TAUT_FUTURE_PENDING)
+    return (own || is_subtype(l, type, st->task_type)) &&
+           (!own || taut_peek_read(&l->peek, out, task, sizeof *out) == 0) &&
+           out->aio.fut.state == TAUT_FUTURE_PENDING;
+}
+
+int taut_listing_task(taut_listing *l, taut_json_out *w, const void *task) {
+    taut_task t;
+    if (!taut_listing_read_task(l, task, &t))
         return 0;
     put_task(l, w, task, &t);
     return 1;
+}
+
+/* ---- names alone, for a trace -------------------------------------------------------------------
+ */
+
+static size_t say(char *to, size_t room, const char *text) {
+    size_t size = strnlen(text, room);
+    memcpy(to, text, size);
+    return size;
+}
+
+size_t taut_listing_title(taut_listing *l, const taut_task *t, char *to, size_t room) {
+    char number[32];
+    taut_await a;
+    const void *type;
+    const char *name = name_text(l, t->aio.name, number);
+    size_t size = say(to, room, name != NULL ? name : "task");
+    if (type_of(l, t->aio.coro, &type) < 0)
+        return size;
+    enum taut_await_state state = taut_await_read(&l->peek, t->aio.coro, type, &a);
+    if (state == TAUT_AWAIT_NONE || state == TAUT_AWAIT_OVER || size == room)
+        return size;
+    to[size++] = ' ';
+    return size + taut_listing_object_name(l, a.code, to + size, room - size);
+}
+
+size_t taut_listing_object_name(taut_listing *l, const void *object, char *to, size_t room) {
+    const void *type;
+    if (object == NULL || type_of(l, object, &type) < 0)
+        return 0;
+    if (type == &PyCode_Type) {
+        const char *start = (const char *)object + offsetof(PyCodeObject, co_code_adaptive);
+        const taut_listing_entry *e = place(l, object, start);
+        return e != NULL ? say(to, room, l->arena.text + e->name) : 0;
+    }
+    return type == &PyType_Type ? say(to, room, type_name(l, object)) : 0;
+}
+
+size_t taut_listing_place_name(taut_listing *l, const void *code, int unit, char *to, size_t room) {
+    const void *type;
+    if (code == NULL || type_of(l, code, &type) < 0 || type != &PyCode_Type)
+        return 0;
+    const char *start = (const char *)code + offsetof(PyCodeObject, co_code_adaptive);
+    const taut_listing_entry *e = place(l, code, start + UNIT * (Py_ssize_t)unit);
+    int size = e == NULL ? 0
+                         : snprintf(to, room, "%s:%d in %s", l->arena.text + e->file, e->line,
+                                    l->arena.text + e->name);
+    return size <= 0 ? 0 : (size_t)size < room ? (size_t)size : room - 1;
 }

@@ -30,6 +30,10 @@ void taut_listing_end(taut_listing *l);
 int taut_listing_task(taut_listing *l, taut_json_out *w, const void *task);
 /* The frames of a coroutine as an array, outermost first. */
 void taut_listing_frames(taut_listing *l, taut_json_out *w, const void *coroutine);
+/* Names alone, cut at `room` bytes and not terminated; how many, 0: it has none. Of a code object
+ * (the function's) or a type; and a place in code as "FILE:LINE in FUNCTION". */
+size_t taut_listing_object_name(taut_listing *l, const void *object, char *to, size_t room);
+size_t taut_listing_place_name(taut_listing *l, const void *code, int unit, char *to, size_t room);
 /* Not `direct`: all tasks there are, as the members of an array that is open. 1, or 0: the lists
  * changed meanwhile, or were too long, and some may be missing. */
 int taut_listing_tasks(taut_listing *l, taut_json_out *w);

@@ -33,6 +33,11 @@ typedef struct {
 } taut_listing_known;
 extern taut_listing_known taut_listing_now;
 
+/* A task of ours (all of it) or of asyncio's (out->aio, the rest 0) that is not done: 1, or 0. */
+int taut_listing_read_task(taut_listing *l, const void *task, taut_task *out);
+/* What it and its coroutine are called, as taut_listing_object_name. */
+size_t taut_listing_title(taut_listing *l, const taut_task *t, char *to, size_t room);
+
 static inline int taut_listing_pointer(taut_listing *l, const void *object, size_t offset,
                                        const void **out) {
     return taut_peek_read(&l->peek, (void *)out, (const char *)object + offset, sizeof *out);

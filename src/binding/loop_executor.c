@@ -9,6 +9,7 @@
 #include "binding/exam.h"
 #include "binding/pyloop.h"
 #include "binding/task.h"
+#include "binding/trace.h"
 
 /* Called with nothing it completes the loop's future, from the ring; with a future, that is done.
  */
@@ -152,6 +153,7 @@ static int call_complete(executor_call *call) {
     if (source != NULL) {
         taut_list_unlink(&call->link);
         taut_vitals_call_done(&call->lp->core.vitals, call->lp->core.now_ns - call->begun_ns);
+        taut_recorder_add(&call->lp->core.recorder, TAUT_EVENT_DONE, taut_recorder_id(call), 0);
     }
     int rc = source == NULL || future == NULL ? 0 : copy_outcome(call, source, future);
     Py_XDECREF(source);
@@ -216,6 +218,8 @@ static void note_call(executor_call *call, PyObject *executor) {
         PyErr_Clear();
     call->begun_ns = call->lp->core.now_ns;
     taut_list_append(&call->lp->executor_calls, &call->link);
+    taut_recorder_add(&call->lp->core.recorder, TAUT_EVENT_QUEUED, taut_recorder_id(call),
+                      taut_trace_place(call->site_code, call->site_unit));
 }
 
 /* A future of the loop's, chained to `source`, which `executor` runs; new. */

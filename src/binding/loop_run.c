@@ -9,6 +9,7 @@
 #include "binding/notice.h"
 #include "binding/request.h"
 #include "binding/transport.h"
+#include "binding/trace.h"
 #include "io/forks.h"
 
 int taut_pyloop_check_closed(taut_pyloop *lp) {
@@ -128,9 +129,12 @@ PyObject *taut_pyloop_gc_event(PyObject *module, PyObject *const *args, Py_ssize
     collecting = begins;
     if (running_pulse != NULL)
         atomic_store_explicit(&running_pulse->in_gc, (uint32_t)begins, memory_order_relaxed);
-    uint64_t now_ns = taut_sys_now_ns();
+    uint64_t now_ns = taut_sys_now_ns(), generation = number_of(args[1], "generation");
+    if (running_pulse != NULL)
+        taut_recorder_add(running_pulse->recorder, TAUT_EVENT_GC, begins ? 1 + generation : 0,
+                          now_ns);
     if (!begins && began_ns != 0)
-        taut_vitals_gc_done((unsigned)number_of(args[1], "generation"), now_ns - began_ns,
+        taut_vitals_gc_done((unsigned)generation, now_ns - began_ns,
                             number_of(args[1], "collected"), number_of(args[1], "uncollectable"));
     began_ns = begins ? now_ns : 0;
     Py_RETURN_NONE;

@@ -9,6 +9,7 @@
 #include "binding/task_name.h"
 #include "binding/task_notes.h"
 #include "binding/task_stuck.h"
+#include "binding/trace.h"
 #include "base/mem.h"
 
 static int module_traverse(PyObject *module, visitproc visit, void *arg) {
@@ -42,7 +43,8 @@ static int module_exec(PyObject *module) {
         taut_process_transport_type_add(module, st) < 0 || taut_doctor_add(module, st) < 0 ||
         taut_request_type_add(module, st) < 0 || taut_findings_functions_add(module, st) < 0 ||
         taut_notice_functions_add(module, st) < 0 || taut_task_note_functions_add(module, st) < 0 ||
-        taut_exam_functions_add(module) < 0 || taut_listing_functions_add(module, st) < 0)
+        taut_exam_functions_add(module) < 0 || taut_listing_functions_add(module, st) < 0 ||
+        taut_trace_functions_add(module) < 0)
         return -1;
     return 0;
 }

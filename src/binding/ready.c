@@ -5,6 +5,7 @@
 #include "binding/handle.h"
 #include "binding/pyloop.h"
 #include "binding/task_current.h"
+#include "binding/trace.h"
 
 /* ---- queueing ---------------------------------------------------------------------------- */
 
@@ -280,13 +281,19 @@ int taut_ready_run(void *ctx, size_t count) {
             taut_task_leave(lp);
             taut_context_leave(lp);
             taut_pulse_step(&lp->core.pulse, NULL);
+            taut_recorder_add(&lp->core.recorder, TAUT_EVENT_CALL, 0, 0);
             taut_loop_run_core_entry(&e);
             continue;
         }
         taut_pulse_step(&lp->core.pulse, e.a);
-        if (e.kind >= TAUT_READY_STEP && !lp->debug) {
-            rc = run_task(lp, &e);
-            continue;
+        if (e.kind >= TAUT_READY_STEP) {
+            taut_trace_step(lp, e.a);
+            if (TAUT_LIKELY(!lp->debug)) {
+                rc = run_task(lp, &e);
+                continue;
+            }
+        } else {
+            taut_trace_call(lp, e.kind == TAUT_READY_CALL ? e.a : ((taut_handle *)e.a)->callback);
         }
         taut_task_leave(lp);
         if (TAUT_UNLIKELY(lp->debug))

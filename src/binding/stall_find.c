@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "io/findings.h"
+#include "io/recorder.h"
 
 #define now taut_stall_now
 #define VICTIMS_SIZE 600 /* of the evidence at most, ... */
@@ -203,6 +204,9 @@ void taut_stall_noted(void *ctx, const taut_stall *s) {
     taut_stall_told *told = &((taut_doctor_watch *)ctx)->told;
     char evidence[sizeof((taut_finding *)NULL)->evidence];
     writer w = {.text = evidence, .room = sizeof evidence};
+    taut_recorder *recorder = ((taut_doctor_watch *)ctx)->target.pulse->recorder;
+    if (recorder != NULL)
+        taut_recorder_stall_note(recorder, s->since_ns, s->label);
     if (!now.have_stack || is_doctors_own())
         return;
     note_moves(told, s->reports == 0);
@@ -234,6 +238,9 @@ void taut_stall_over(void *ctx, const taut_stall *s) {
     taut_stall_told *told = &((taut_doctor_watch *)ctx)->told;
     char evidence[sizeof((taut_finding *)NULL)->evidence];
     writer w = {.text = evidence, .room = sizeof evidence};
+    taut_recorder *recorder = ((taut_doctor_watch *)ctx)->target.pulse->recorder;
+    if (recorder != NULL)
+        taut_recorder_stall_over(recorder, s->since_ns, s->now_ns);
     if (told->id == 0)
         return;
     count_stall(told, s->now_ns - s->since_ns);

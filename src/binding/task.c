@@ -3,6 +3,7 @@
 #include "binding/request.h"
 #include "binding/task_current.h"
 #include "binding/task_notes.h"
+#include "binding/trace.h"
 
 #include <string.h>
 
@@ -84,6 +85,7 @@ static int task_fill(taut_state *st, taut_task *t, PyObject *coro, PyObject *nam
     if (own == NULL)
         return -1;
     TAUT_TASK_FLAG(a, log_destroy_pending) = 1;
+    taut_trace_created(t);
     if (TAUT_UNLIKELY(finalizes || (t->lp != NULL && taut_pyloop_is_in_gc(t->lp))))
         (void)taut_notice(st, t->lp, "in_finalizer", "(sO)", "create_task()", coro);
     return 0;

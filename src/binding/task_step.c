@@ -3,6 +3,7 @@
 #include "binding/request.h"
 #include "binding/task_current.h"
 #include "binding/task_notes.h"
+#include "binding/trace.h"
 
 /* ---- queueing -----------------------------------------------------------------------------------
  */
@@ -309,9 +310,11 @@ static int step_run(taut_state *st, taut_task *t, PyObject *exc) {
         taut_task_note_step(st, t, thrown, thrown == exc ? 2 : 1, sent == PYGEN_NEXT);
     Py_XDECREF(thrown);
     Py_XDECREF(result);
-    Py_DECREF(coro);
-    if (t->aio.fut.state != TAUT_FUTURE_PENDING)
+    if (t->aio.fut.state != TAUT_FUTURE_PENDING) {
         taut_task_unlist(t);
+        taut_trace_ended(t, coro);
+    }
+    Py_DECREF(coro);
     return rc;
 }
 

@@ -29,6 +29,7 @@ typedef struct {
     size_t size;
     char request[REQUEST_MAX + 1];
     taut_buf answer;
+    taut_console_rest rest;
 } client;
 
 static struct {
@@ -48,7 +49,15 @@ static struct {
 /* ---- clients ------------------------------------------------------------------------------------
  */
 
+static void rest_drop(client *c) {
+    taut_console_rest rest = c->rest;
+    c->rest = (taut_console_rest){.more = NULL};
+    if (rest.more != NULL)
+        rest.free(rest.ctx);
+}
+
 static void client_close(client *c) {
+    rest_drop(c);
     taut_buf_free(&c->answer);
     taut_sys_close(c->fd);
     c->fd = -1;
@@ -88,11 +97,24 @@ static void client_accept(int listener, int http) {
     c->size = 0;
     c->quiet_ns = now + QUIET_NS;
     c->total_ns = now + TOTAL_NS;
+    c->rest = (taut_console_rest){.more = NULL};
     taut_buf_init(&c->answer);
 }
 
+/* 1: there is something to be sent. */
+static int client_fill(client *c) {
+    while (taut_buf_size(&c->answer) == 0 && c->rest.more != NULL) {
+        int rc = c->rest.more(c->rest.ctx, &c->answer);
+        if (rc <= 0)
+            rest_drop(c);
+        if (rc < 0)
+            return 0;
+    }
+    return taut_buf_size(&c->answer) > 0;
+}
+
 static void client_write(client *c) {
-    while (taut_buf_size(&c->answer) > 0) {
+    while (client_fill(c)) {
         ssize_t n = taut_sys_send(c->fd, taut_buf_bytes(&c->answer), taut_buf_size(&c->answer));
         if (n == -EAGAIN || n == -EINTR)
             return;
@@ -160,8 +182,8 @@ static void client_read(client *c) {
     if (n > 0)
         c->size += (size_t)n;
     if (n > 0 && is_whole(c)) {
-        int rc =
-            c->http ? http_answer(c->request, &c->answer) : con.ops->answer(c->request, &c->answer);
+        int rc = c->http ? http_answer(c->request, &c->answer)
+                         : con.ops->answer(c->request, &c->answer, &c->rest);
         if (rc == 0) {
             c->writing = 1;
             c->quiet_ns = taut_sys_now_ns() + QUIET_NS;

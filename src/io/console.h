@@ -11,9 +11,18 @@
 #include "base/buf.h"
 #include "io/console_place.h"
 
-/* On the console's thread, one at a time. 0, or a negative error: the client hears nothing. */
+/* The rest of a long answer, made as the client reads. `more` appends a piece: 1: there is more; 0:
+ * that was all; a negative error: it is broken off. NULL: there is no rest. `free` comes once. */
 typedef struct {
-    int (*answer)(const char *request, taut_buf *out);
+    int (*more)(void *ctx, taut_buf *out);
+    void (*free)(void *ctx);
+    void *ctx;
+} taut_console_rest;
+
+/* On the console's thread, one at a time. 0, or a negative error: the client hears nothing, and
+ * there is no rest. */
+typedef struct {
+    int (*answer)(const char *request, taut_buf *out, taut_console_rest *rest);
     int (*metrics)(taut_buf *out); /* NULL: there are none */
 } taut_console_ops;
 

@@ -10,6 +10,7 @@
 #define RING_CAPACITY 256
 #define BURSTS_MAX 1024
 #define BURST_NS UINT64_C(200000)
+#define GRAINS 16 /* of a burst, that the recorder tells apart */
 /* Ticks of one burst: a guess until calibrated (right for a 25 MHz counter, short for a faster
  * one), and the range that a calibration may yield (counters of 25 MHz to 10 GHz). */
 #define BURST_TICKS_MIN UINT64_C(5000)
@@ -29,6 +30,7 @@ int taut_loop_init(taut_loop *l, const taut_loop_ops *ops, void *ctx) {
     taut_list_init(&l->deferred);
     taut_timers_init(&l->timers);
     l->timers.lag = &l->vitals.lag;
+    l->timers.recorder = l->pulse.recorder = &l->recorder;
     taut_vitals_add(&l->vitals, &l->pulse);
     int rc = taut_ring_init(&l->ready, RING_CAPACITY);
     if (rc < 0)
@@ -47,6 +49,7 @@ int taut_loop_init(taut_loop *l, const taut_loop_ops *ops, void *ctx) {
     l->forks = taut_forks();
     l->now_ns = l->calibrate_ns = taut_sys_now_ns();
     l->calibrate_ticks = taut_sys_ticks();
+    l->recorder.grain_ticks = BURST_TICKS_MIN / GRAINS;
     l->calibrate_window_ns = WINDOW_FIRST_NS;
     return 0;
 failed:
@@ -57,7 +60,8 @@ failed:
 void taut_loop_close(taut_loop *l) {
     taut_assert(!l->running);
     taut_vitals_remove(&l->vitals);
-    taut_timers_free(&l->timers); /* `dropped` may still use the rest */
+    taut_recorder_free(&l->recorder); /* nobody finds it any more */
+    taut_timers_free(&l->timers);     /* `dropped` may still use the rest */
     while (!taut_list_empty(&l->deferred))
         taut_list_unlink(l->deferred.next);
     if (l->poller)
@@ -147,6 +151,7 @@ static void ready_done(taut_loop *l) {
  * since the other end may be one of ours. asyncio looks at events and timers before each batch. */
 static int run_burst(taut_loop *l) {
     uint64_t start = taut_sys_ticks();
+    taut_recorder_mark(&l->recorder, start);
     taut_vitals_ready(&l->vitals, taut_ring_count(&l->ready));
     for (int i = 0; i < BURSTS_MAX; i++) {
         size_t count = taut_ring_count(&l->ready);
@@ -157,8 +162,11 @@ static int run_burst(taut_loop *l) {
             return rc;
         if (l->interrupt_err < 0)
             return l->interrupt_err;
-        if (l->stopping || l->touched || !taut_list_empty(&l->deferred) ||
-            taut_sys_ticks() - start > l->burst_ticks)
+        if (l->stopping || l->touched || !taut_list_empty(&l->deferred))
+            return 0;
+        uint64_t ticks = taut_sys_ticks();
+        taut_recorder_mark(&l->recorder, ticks);
+        if (ticks - start > l->burst_ticks)
             return 0;
         if (timer_is_near(l)) {
             ready_done(l);
@@ -211,6 +219,7 @@ static int wait_for_events(taut_loop *l) {
     if (timeout_ns == 0) {
         rc = taut_poller_wait(l->poller, 0);
     } else {
+        atomic_store_explicit(&l->recorder.wait_ns, l->wait_ns, memory_order_relaxed);
         taut_pulse_phase(&l->pulse, TAUT_PHASE_POLLING);
         l->ops->wait_begin(l->ctx);
         rc = taut_poller_wait(l->poller, timeout_ns);
@@ -238,6 +247,8 @@ static void calibrate(taut_loop *l) {
     else
         l->burst_ticks = (uint64_t)ticks;
     l->tick_ns = per_ns > 0 ? 1 / per_ns : 0;
+    l->recorder.grain_ticks = l->burst_ticks / GRAINS;
+    atomic_store_explicit(&l->recorder.tick_ns, l->tick_ns, memory_order_relaxed);
     l->calibrate_window_ns = elapsed_ns < WINDOW_LAST_NS ? elapsed_ns * 4 : 0;
 }
 
@@ -277,6 +288,7 @@ static int iterate(taut_loop *l) {
     uint64_t busy_ns = taut_vitals_turn(&l->vitals, l->wait_ns, l->now_ns);
     /* What it had to wait for has come meanwhile, and was seen at once. */
     l->unseen_ns = l->now_ns - began_ns - busy_ns < WAITED_NS ? busy_ns : 0;
+    taut_recorder_turn(&l->recorder, l->wait_ns, l->now_ns, l->turn_ticks);
     if (TAUT_UNLIKELY(l->calibrate_window_ns != 0))
         calibrate(l);
     l->turn++;
@@ -302,6 +314,7 @@ int taut_loop_run(taut_loop *l) {
     l->now_ns = taut_sys_now_ns();
     l->turn_ticks = taut_sys_ticks();
     atomic_store_explicit(&l->vitals.mark_ns, l->now_ns, memory_order_relaxed);
+    taut_recorder_begin(&l->recorder, l->now_ns, l->turn_ticks);
     taut_pulse_phase(&l->pulse, TAUT_PHASE_RUNNING);
     int rc;
     do {
@@ -312,7 +325,9 @@ int taut_loop_run(taut_loop *l) {
     } while (rc == 0 && !l->stopping);
     l->stopping = 0;
     l->running = 0;
-    (void)taut_vitals_turn(&l->vitals, 0, taut_sys_now_ns());
+    uint64_t end_ns = taut_sys_now_ns();
+    (void)taut_vitals_turn(&l->vitals, 0, end_ns);
+    taut_recorder_add(&l->recorder, TAUT_EVENT_RUN, 0, end_ns);
     taut_pulse_phase(&l->pulse, TAUT_PHASE_STOPPED);
     atomic_store_explicit(&l->pulse.thread_id, 0, memory_order_relaxed);
     return rc;

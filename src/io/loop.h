@@ -12,6 +12,7 @@
 #include "base/ring.h"
 #include "io/poller.h"
 #include "io/pulse.h"
+#include "io/recorder.h"
 #include "io/timers.h"
 #include "io/vitals.h"
 #include "io/wakeup.h"
@@ -53,6 +54,7 @@ struct taut_loop {
     taut_list deferred;
     taut_pulse pulse;
     taut_vitals vitals;
+    taut_recorder recorder;
     const taut_loop_ops *ops;
     void *ctx;
     uint8_t *scratch;                  /* shared read buffer, TAUT_SCRATCH_SIZE */

@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "io/forks.h"
+#include "io/recorder.h"
 #include "io/sys.h"
 
 #define EVENTS_MAX 1024
@@ -24,6 +25,7 @@ struct taut_poller {
     int retired;     /* a generation moved since the wait: a void event is then to be expected */
     uint32_t forks;  /* of the process whose epoll instance it is */
     taut_pulse *pulse;
+    taut_recorder *recorder;
     struct epoll_event events[EVENTS_MAX];
 };
 
@@ -44,6 +46,7 @@ int taut_poller_new(taut_poller **out) {
     }
     p->free_head = TAUT_WATCH_NO_SLOT;
     p->forks = taut_forks();
+    p->recorder = &taut_recorder_none;
     *out = p;
     return 0;
 }
@@ -64,6 +67,7 @@ uint32_t taut_poller_count(const taut_poller *p) {
 }
 void taut_poller_set_pulse(taut_poller *p, taut_pulse *pulse) {
     p->pulse = pulse;
+    p->recorder = pulse != NULL && pulse->recorder != NULL ? pulse->recorder : &taut_recorder_none;
 }
 
 void taut_watch_init(taut_watch *w, int fd, taut_watch_fn fn) {
@@ -250,6 +254,7 @@ static void dispatch_one(taut_poller *p, taut_watch *w, uint32_t raw) {
         return;
     if (p->pulse)
         taut_pulse_step(p->pulse, NULL);
+    taut_recorder_add(p->recorder, TAUT_EVENT_IO, (uint32_t)w->fd, events);
     w->fn(w, events);
 }
 

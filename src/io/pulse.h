@@ -26,6 +26,7 @@ typedef struct {
     _Atomic int64_t thread_id;         /* gettid() of the loop's thread, 0 when stopped */
     _Atomic uint64_t iterations;
     _Atomic uint64_t stalls, stall_longest_ns; /* the watchdog's, over all runs */
+    struct taut_recorder *recorder;            /* io/recorder.h; NULL: a foreign loop has none */
 } taut_pulse;
 
 /* The watchdog sets `parked`, then runs membarrier(PRIVATE_EXPEDITED), then looks at phase and

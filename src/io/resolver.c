@@ -151,7 +151,9 @@ void taut_resolver_drain(taut_resolver *r) {
         taut_list_unlink(&lk->job.link);
         taut_list_unlink(&lk->link);
         r->pending--;
-        taut_vitals_lookup_done(&r->loop->vitals, r->loop->now_ns - lk->begun_ns);
+        uint64_t took_ns = r->loop->now_ns - lk->begun_ns;
+        taut_vitals_lookup_done(&r->loop->vitals, took_ns);
+        taut_recorder_add(&r->loop->recorder, TAUT_EVENT_LOOKUP, took_ns & (UINT64_MAX >> 8), 0);
         if (lk->owner)
             lk->finished(lk);
         else

@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 #include "base/list.h"
+#include "io/recorder.h"
 
 #define SWEEP_MIN 64
 
@@ -23,6 +24,7 @@ void taut_timers_init(taut_timers *ts) {
     taut_heap_init(&ts->heap);
     ts->cancelled_count = 0;
     ts->lag = NULL;
+    ts->recorder = NULL;
 }
 
 void taut_timers_free(taut_timers *ts) {
@@ -121,6 +123,8 @@ size_t taut_timers_fire(taut_timers *ts, uint64_t now_ns) {
         taut_heap_node_init(&t->node);
         if (ts->lag)
             taut_hist_add(ts->lag, now_ns - t->deadline_ns);
+        if (ts->recorder)
+            taut_recorder_add(ts->recorder, TAUT_EVENT_TIMER, 0, t->deadline_ns);
         t->due(t);
         fired++;
     }

@@ -26,7 +26,8 @@ struct taut_timer {
 typedef struct {
     taut_heap heap;
     size_t cancelled_count;
-    taut_hist *lag; /* where lateness is counted, or NULL */
+    taut_hist *lag;                 /* where lateness is counted, or NULL */
+    struct taut_recorder *recorder; /* or NULL */
 } taut_timers;
 
 void taut_timers_init(taut_timers *ts);

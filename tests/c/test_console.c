@@ -30,10 +30,30 @@ static void remove_place(void) {
     CHECK_EQ(rmdir(dir), 0);
 }
 
+/* "pieces" goes on for a megabyte, "broken" for 32 bytes before it fails. */
+static int pieces_left, rests_freed;
+static int piece(void *ctx, taut_buf *out) {
+    int *fails = ctx;
+    if (*fails && pieces_left == 0)
+        return -ENOMEM;
+    if (taut_buf_append(out, "0123456789abcdef", 16) < 0)
+        return -ENOMEM;
+    return --pieces_left > 0 || *fails;
+}
+static void piece_free(void *ctx) {
+    rests_freed++;
+}
+
 /* "big" gives a megabyte, "none" fails; any other request is its own answer. */
-static int answer(const char *request, taut_buf *out) {
+static int answer(const char *request, taut_buf *out, taut_console_rest *rest) {
+    static int fails[] = {0, 1};
     if (strcmp(request, "none") == 0)
         return -ENOMEM;
+    if (strcmp(request, "pieces") == 0 || strcmp(request, "broken") == 0) {
+        int broken = request[0] == 'b';
+        pieces_left = broken ? 2 : 1 << 16;
+        *rest = (taut_console_rest){.more = piece, .free = piece_free, .ctx = &fails[broken]};
+    }
     for (int i = 0; strcmp(request, "big") == 0 && i < 1 << 16; i++)
         if (taut_buf_append(out, "0123456789abcdef", 16) < 0)
             return -ENOMEM;
@@ -114,6 +134,17 @@ static void requests_are_answered(void) {
     int fd = connect_here();
     CHECK_EQ(write(fd, "big\n", 4), 4);
     CHECK_EQ(read_all(fd), (16 << 16) + 3);
+    ask("broken", "broken0123456789abcdef0123456789abcdef");
+    CHECK_EQ(rests_freed, 1);
+    fd = connect_here();
+    CHECK_EQ(write(fd, "pieces\n", 7), 7);
+    CHECK_EQ(read_all(fd), (16 << 16) + 6);
+    CHECK_EQ(strncmp(got, "pieces0123", 10), 0);
+    fd = connect_here(); /* one that does not wait for the end */
+    CHECK_EQ(write(fd, "pieces\n", 7), 7);
+    struct pollfd readable = {.fd = fd, .events = POLLIN};
+    CHECK_EQ(poll(&readable, 1, DEADLINE_MS), 1);
+    close(fd);
     CHECK(taut_console_thread_id() > 0);
     if (!check_under_valgrind()) /* which knows no pidfd_open: then the table is shared */
         CHECK_EQ(check_fd_count(), fds);
@@ -123,6 +154,7 @@ static void requests_are_answered(void) {
     CHECK_EQ(stat(runtime_dir, &st), 0);
     CHECK_EQ(st.st_mode & 0777, 0700);
     taut_console_stop();
+    CHECK_EQ(rests_freed, 3);
     CHECK_EQ(taut_console_thread_id(), 0);
     CHECK(access(addr.sun_path, F_OK) < 0);
     CHECK_EQ(check_fd_count(), fds);

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ConsoleError", "Process", "ask", "find", "processes"]
+__all__ = ["ConsoleError", "Process", "ask", "fetch", "find", "processes"]
 
 TIMEOUT_S = 15.0
 
@@ -119,8 +119,8 @@ def find(pid: int) -> Process:
     )
 
 
-def ask(process: Process, request: str) -> dict[str, Any]:
-    """The answer to one request.
+def fetch(process: Process, request: str) -> tuple[bytes, dict[str, Any]]:
+    """The answer to one request, as it came and as the object that it is.
 
     Raises:
         ConsoleError: the process is gone, does not answer, or says that it cannot.
@@ -141,4 +141,9 @@ def ask(process: Process, request: str) -> dict[str, Any]:
         raise ConsoleError(f"process {process.pid} broke off its answer") from None
     if "error" in answer:
         raise ConsoleError(f"process {process.pid}: {answer['error']}")
-    return answer
+    return bytes(text), answer
+
+
+def ask(process: Process, request: str) -> dict[str, Any]:
+    """The answer to one request; raises as :func:`fetch`."""
+    return fetch(process, request)[1]

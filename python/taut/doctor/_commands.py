@@ -1,4 +1,6 @@
-"""The commands that ask running processes: ``taut ps``, ``doctor``, ``stack`` and ``cancel``."""
+"""The commands that ask running processes: ``taut ps``, ``doctor``, ``stack``, ``dump`` and
+``cancel``.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING or NATIVE:
 
 __all__ = ["NAMES", "main"]
 
-NAMES = ("ps", "doctor", "stack", "cancel")
+NAMES = ("ps", "doctor", "stack", "dump", "cancel")
 _UNITS = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -50,6 +52,7 @@ def _parser(command: str) -> _Parser:
         "ps": "List the tasks of a process as a tree by who waits for whom.",
         "doctor": "Say what is wrong in a process. Exit status: 1 if anything is.",
         "stack": "Print the Python stacks of all threads and tasks of a process.",
+        "dump": "Write what the loops of a process did last as a trace for ui.perfetto.dev.",
         "cancel": "Ask a task of a process to cancel.",
     }
     parser = _Parser(prog=f"taut {command}", description=about[command], allow_abbrev=False)
@@ -63,6 +66,11 @@ def _parser(command: str) -> _Parser:
         )  # fmt: skip
     if command == "ps":
         parser.add_argument("--all", action="store_true", help="also tasks that are like others")
+    if command == "dump":
+        parser.add_argument(
+            "-o", "--output", metavar="FILE",
+            help="default: taut-PID.json in this directory; - is the standard output",
+        )  # fmt: skip
     if command == "doctor":
         parser.add_argument(
             "--log", action="store_true",
@@ -162,6 +170,27 @@ def _stack(options: argparse.Namespace) -> int:
     return 0
 
 
+def _dump(options: argparse.Namespace) -> int:
+    process = _choose(options.pid)
+    text, answer = _client.fetch(process, "dump")
+    if options.json or options.output == "-":
+        sys.stdout.buffer.write(text)
+        sys.stdout.buffer.flush()
+        return 0
+    path = options.output or f"taut-{process.pid}.json"
+    try:
+        with open(path, "wb") as file:
+            file.write(text)
+    except OSError as exc:
+        raise _client.ConsoleError(f"{path}: {exc.strerror}") from None
+    if answer["otherData"]["loops"] == 0:
+        print(f"{path}: nothing was recorded: TAUT_RECORDER=0, or no loop has run.")
+        return 0
+    count = sum(event["ph"] != "M" for event in answer["traceEvents"])
+    print(f"{path}: {count} events; open it in https://ui.perfetto.dev")
+    return 0
+
+
 def _task(answer: dict[str, Any], wanted: str) -> dict[str, Any]:
     named: list[dict[str, Any]] = [t for t in answer["tasks"] if wanted in (t["name"], t["id"])]
     if not named:
@@ -199,7 +228,7 @@ def main(command: str, args: list[str]) -> int:
     options = _parser(command).parse_args(args)
     if not NATIVE:
         raise ArgumentError("the doctor needs taut's extension, which is for Linux")
-    run = {"ps": _ps, "doctor": _doctor, "stack": _stack, "cancel": _cancel}[command]
+    run = {"ps": _ps, "doctor": _doctor, "stack": _stack, "dump": _dump, "cancel": _cancel}[command]
     try:
         return run(options)
     except _Choose as exc:
