@@ -180,3 +180,20 @@ int taut_recorder_copy(taut_recorder *r, taut_recorder_snapshot *out) {
     out->first = first * TAUT_RECORDER_PAGE + gone;
     return 1;
 }
+
+uint64_t taut_recorder_clock(const taut_recorder_snapshot *s, size_t at, size_t *next) {
+    const taut_recorder_event *e = &s->events[at];
+    uint64_t value = e->what & (UINT64_MAX >> 8), limit_ns = s->now_ns;
+    if (e->what >> 56 != TAUT_EVENT_MARK && e->what >> 56 != TAUT_EVENT_PAGE)
+        return e->more;
+    for (; *next < s->count; ++*next) {
+        const taut_recorder_event *n = &s->events[*next];
+        uint64_t event = n->what >> 56;
+        if (*next > at && (event == TAUT_EVENT_TURN || event == TAUT_EVENT_RUN)) {
+            limit_ns = n->more - (event == TAUT_EVENT_TURN ? n->what & (UINT64_MAX >> 8) : 0);
+            break;
+        }
+    }
+    uint64_t ns = e->more + (uint64_t)((double)value * s->tick_ns);
+    return ns < limit_ns ? ns : limit_ns;
+}

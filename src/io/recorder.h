@@ -128,6 +128,11 @@ typedef struct {
     taut_recorder_event events[TAUT_RECORDER_EVENTS];
 } taut_recorder_snapshot;
 
+/* The clock of events[at], one of RUN, TURN, MARK and PAGE; a mark's, which the counter has
+ * measured, is not after the wait of the next turn. `next` is the reader's, 0 at first, who goes
+ * through the events in their order. */
+uint64_t taut_recorder_clock(const taut_recorder_snapshot *s, size_t at, size_t *next);
+
 /* Any thread. 1; 0: it is not on, or not about this process. */
 int taut_recorder_copy(taut_recorder *r, taut_recorder_snapshot *out);
 

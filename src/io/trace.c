@@ -40,6 +40,7 @@ struct taut_trace {
     taut_recorder_snapshot *shot;
     taut_trace_map map;
     /* Where the reader is. */
+    size_t next_clock;
     size_t at, from;  /* events[from] is the first that no span has been given to */
     uint64_t time_ns; /* of that one; 0: the loop does not run */
     uint64_t turn_ns; /* when the turn began */
@@ -385,16 +386,11 @@ static void turn_ends(taut_trace *t, uint64_t end_ns) {
     t->turn_ns = 0;
 }
 
-static uint64_t mark_ns(const taut_trace *t, const taut_recorder_event *e) {
-    return e->more + (uint64_t)((double)id_of(e->what) * t->shot->tick_ns);
-}
-
 /* One event that says what time it is. */
 static void take_clock(taut_trace *t, const taut_recorder_event *e, size_t at) {
     enum taut_event kind = kind_of(e);
-    uint64_t waited_ns = kind == TAUT_EVENT_TURN ? id_of(e->what) : 0, now_ns = e->more;
-    if (kind == TAUT_EVENT_MARK || kind == TAUT_EVENT_PAGE)
-        now_ns = mark_ns(t, e);
+    uint64_t waited_ns = kind == TAUT_EVENT_TURN ? id_of(e->what) : 0;
+    uint64_t now_ns = taut_recorder_clock(t->shot, at, &t->next_clock);
     int runs = t->time_ns != 0;
     if (!runs)
         t->time_ns = now_ns;
@@ -486,7 +482,7 @@ static void loop_begins(taut_trace *t) {
                                       : snprintf(name, sizeof name, "loop %u", t->loop_id);
         put_thread_name(t, t->base + i, name, (size_t)size);
     }
-    t->at = t->from = 0;
+    t->at = t->from = t->next_clock = 0;
     t->time_ns = t->turn_ns = t->gc_generation = 0;
     t->now.active = 0;
     t->stage = STAGE_EVENTS;

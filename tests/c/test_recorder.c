@@ -159,6 +159,20 @@ static void stalls_are_kept_by_their_beginning(void) {
     taut_recorder_free(&rec);
 }
 
+/* A rate that is wrong, as in the first moments, makes no mark later than what follows. */
+static void marks_are_not_after_the_next_turn(void) {
+    size_t next = 0;
+    shot = (taut_recorder_snapshot){.now_ns = 9000, .tick_ns = 100.0, .count = 4};
+    shot.events[0] = (taut_recorder_event){(uint64_t)TAUT_EVENT_MARK << 56 | 10, 1000};
+    shot.events[1] = (taut_recorder_event){(uint64_t)TAUT_EVENT_MARK << 56 | 50, 1000};
+    shot.events[2] = (taut_recorder_event){(uint64_t)TAUT_EVENT_TURN << 56 | 500, 4000};
+    shot.events[3] = (taut_recorder_event){(uint64_t)TAUT_EVENT_PAGE << 56 | 99, 4000};
+    CHECK_EQ(taut_recorder_clock(&shot, 0, &next), 2000);
+    CHECK_EQ(taut_recorder_clock(&shot, 1, &next), 3500);
+    CHECK_EQ(taut_recorder_clock(&shot, 2, &next), 4000);
+    CHECK_EQ(taut_recorder_clock(&shot, 3, &next), 9000);
+}
+
 static void tracks_are_found_again(void) {
     taut_trace_map map = {NULL};
     for (uint64_t i = 1; i <= 5000; i++) {
@@ -326,6 +340,7 @@ static const check_test tests[] = {
     CHECK_TEST(it_can_be_off),
     CHECK_TEST(a_child_starts_afresh),
     CHECK_TEST(stalls_are_kept_by_their_beginning),
+    CHECK_TEST(marks_are_not_after_the_next_turn),
     CHECK_TEST(tracks_are_found_again),
     CHECK_TEST(steps_share_what_a_stall_leaves),
     CHECK_TEST(a_long_step_is_one),
