@@ -16,7 +16,14 @@ from plan import FIXED, READY, Part, Plan, progress, rotated
 from report import Result, table
 from stats import ratio
 
-OFF = {"TAUT_STALL": "off", "TAUT_DOCTOR": "off", "TAUT_JOURNAL": "0", "TAUT_CONSOLE": "0"}
+OFF = {
+    "TAUT_STALL": "off",
+    "TAUT_DOCTOR": "off",
+    "TAUT_JOURNAL": "0",
+    "TAUT_CONSOLE": "0",
+    "TAUT_RECORDER": "0",
+    "TAUT_ROUTES": "0",
+}
 #: The doctor as shipped, and all of it switched off, as the environment of a server.
 WATCHDOG: dict[str, dict[str, str]] = {"on": {}, "off": OFF}
 CELLS = (Cell("protocol", 10, 64), Cell("uvicorn", 32, 0), Cell("fastapi", 32, 0))
