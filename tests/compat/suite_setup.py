@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import fnmatch
 import hashlib
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,6 +145,16 @@ def make_venv(suite: Suite) -> None:
     subprocess.run([sys.executable, "-m", "venv", str(suite.venv)], check=True)
     pip("install", "--quiet", "--prefer-binary", *wanted, python=suite.python)
     stamp.write_text(now)
+
+
+@contextlib.contextmanager
+def alone(suite: Suite) -> Iterator[None]:
+    """Some suites keep files where their source is: one run of a suite at a time, whatever Python
+    it is for. Waits for the other."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with open(BUILD / f"{suite.name}.lock", "w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def prepare(suite: Suite) -> None:

@@ -240,9 +240,10 @@ def main(argv: list[str] | None = None) -> int:
     verdicts, missing = [], []
 
     def one(suite: Suite) -> None:
-        suite_setup.prepare(suite)
         try:
             with contextlib.ExitStack() as stack:
+                stack.enter_context(suite_setup.alone(suite))
+                suite_setup.prepare(suite)
                 if suite.server:
                     port = stack.enter_context(
                         suite_servers.start(suite.server, suite_setup.runs_as()))
