@@ -26,10 +26,27 @@ needs_promtool = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="promtool, of Debian's package prometheus, is missing"
 )
 
-#: Two loops, and something of each kind: tasks, calls, lookups, collections, stalls, findings.
+#: Two loops, and something of each kind: tasks, calls, lookups, collections, stalls, findings, and
+#: requests of which one holds up the others.
 PROGRAM = """\
 import asyncio, gc, threading, time, taut
-from taut import _core
+from taut import _core, doctor
+
+stalled = asyncio.Event()
+
+@doctor.asgi
+async def app(scope, receive, send):
+    if scope["path_template"] == "/stalls":
+        await asyncio.sleep(0)
+        time.sleep(0.2)  # blocks: the stall of a request
+        stalled.set()
+    while scope["path_template"] == "/waits" and not stalled.is_set():
+        await asyncio.sleep(0)
+    if scope["path_template"] == "/stays":
+        await forever()
+
+def request(route):
+    return app({"type": "http", "method": "GET", "path": route, "path_template": route}, None, None)
 
 async def forever():
     await asyncio.get_running_loop().create_future()
@@ -37,6 +54,8 @@ async def forever():
 async def main():
     loop = asyncio.get_running_loop()
     tasks = [asyncio.create_task(forever()) for _ in range(3)]
+    tasks.append(asyncio.create_task(request("/stays")))
+    await asyncio.gather(request("/waits"), request("/stalls"))
     await asyncio.gather(*(asyncio.to_thread(int) for _ in range(3)))
     await loop.getaddrinfo("localhost", 80)
     gc.collect()
@@ -149,7 +168,7 @@ WORDS = {
     "and", "or", "unless", "ignoring", "offset", "by", "sum", "max", "rate", "increase", "delta",
     "histogram_quantile", "min_over_time",
 }  # fmt: skip
-LABELS = {"job", "instance", "loop", "le", "code", "generation", "state"}
+LABELS = {"job", "instance", "loop", "le", "code", "generation", "state", "method", "route"}
 
 
 def names_in(expression: str) -> set[str]:
