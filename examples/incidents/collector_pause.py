@@ -5,6 +5,7 @@ a quarter more has been added, the collector goes through all of them in one go.
 the requests of that moment take a second, and no profiler shows a line to blame.
 """
 # expect: gc-pause
+# also: cpu-bound-step at free
 # within: 20
 
 import asyncio
@@ -30,7 +31,7 @@ async def main() -> None:
         group.create_task(requests())
         while stage.running():
             await load_catalogue()
-            catalogue.clear()
+            catalogue.clear()  # free
             await asyncio.sleep(0.5)
 
 
